@@ -1,0 +1,214 @@
+"""The second straight line: a released trace becomes observed charges.
+
+    window -release-> Group -count-> LLMCalls -price-> PricedCalls -attribute-> Charges -close (one commit)-> observed
+
+`work_out` is the pure part, the same for the daemon and for files. `Closing` drives it: one armed timer, at most 5 ms of work
+at a time, then the commit, and only what is committed is shown on the metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from receiver.clock import Clock
+from receiver.core.attribution import AttributionRules, Charge, attribute
+from receiver.core.calls import Counted, CountOptions, count
+from receiver.core.journal import Close, Journal
+from receiver.core.prices import PriceBook
+from receiver.core.sources import Sources
+from receiver.core.span import Span
+from receiver.core.usage import Klass, Rules
+from receiver.core.window import Group, TraceKey, Trigger, Window
+from receiver.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+LastValues = Callable[[tuple[str, ...]], tuple[int, ...] | None]
+
+#: How long one turn of closing may hold the event loop, so that requests keep their latency.
+TURN_SECONDS: Final = 0.005
+#: How many traces one turn asks the window for; the clock is looked at after each Group.
+TURN_TRACES: Final = 64
+#: After a failed close the same work is tried again this much later.
+RETRY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Theory:
+    """The rules that turn spans into charges; immutable while the process runs."""
+
+    rules: Rules
+    counting: CountOptions
+    book: PriceBook
+    attribution: AttributionRules
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one Group came to."""
+
+    close: Close
+    counted: Counted
+
+
+def work_out(group: Group, theory: Theory, last_values: LastValues) -> Outcome:
+    """Count, price and attribute one Group. Pure: the same Group and last values give the same charges."""
+    counted = count(group, rules=theory.rules, last_values=last_values, options=theory.counting)
+    charges: list[Charge] = []
+    if counted.calls:
+        charges = attribute([theory.book.price(call) for call in counted.calls], theory.attribution)
+    traces = tuple((trace.key, trace.generation) for trace in group.traces)
+    return Outcome(Close(group.account, traces, tuple(charges), counted.cumulative), counted)
+
+
+class Closing:
+    """Drives the window's releases through `work_out` into the journal and onto the metrics."""
+
+    def __init__(
+        self, *, window: Window, theory: Theory, journal: Journal, metrics: Metrics, sources: Sources, clock: Clock
+    ) -> None:
+        self._window = window
+        self._theory = theory
+        self._journal = journal
+        self._metrics = metrics
+        self._sources = sources
+        self._clock = clock
+        self._provisional = Provisional(theory.book)
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = float("inf")  #: monotonic seconds that the timer is set to
+        self._wake = asyncio.Event()
+        self._turns = asyncio.Lock()  #: closes are ordered: cumulative values and generations build on one another
+        self._released: deque[Group] = deque()  #: left the window, not yet closed; empty but during a turn or after a failure
+
+    @property
+    def provisional_pusd(self) -> int:
+        """Upper estimate of what the open traces cost, in pico-USD."""
+        return self._provisional.total_pusd
+
+    def held(self, account: str, spans: list[Span]) -> None:
+        """Spans were held: their own prices count as provisional, and the next deadline may have come nearer."""
+        self._provisional.add(account, spans)
+        self._arm()
+
+    async def run(self) -> None:
+        """Close what falls due, for as long as the daemon lives."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self.close_due(now=self._clock.monotonic())
+            except Exception:
+                log.exception("closing failed; the same traces are tried again in %g s", RETRY_SECONDS)
+                self._set_timer(self._clock.monotonic() + RETRY_SECONDS)
+            else:
+                self._arm()
+
+    async def close_due(self, *, now: float) -> int:
+        """Release and close every trace whose time has come; returns how many traces."""
+        closed = 0
+        while True:
+            async with self._turns:
+                self._released.extend(self._window.release_due(now=now, most=TURN_TRACES))
+                if not self._released:
+                    break
+                closed += await self._close()
+        self._journal.forget(self._window.forget_due(now=now))
+        return closed
+
+    async def release_all(self, *, now: float) -> int:
+        """Release and close every open trace, whatever it waits for; returns how many traces."""
+        async with self._turns:
+            self._released.extend(self._window.release_all(now=now, trigger=Trigger.MANUAL))
+            return await self._close()
+
+    async def _close(self) -> int:
+        """Close what was released, turn by turn. What a failed commit leaves is still in `_released`, for the next attempt."""
+        closed = 0
+        while self._released:
+            turn_ends = self._clock.monotonic() + TURN_SECONDS
+            outcomes: list[tuple[Group, Outcome]] = []
+            fresh: dict[tuple[str, ...], tuple[int, ...]] = {}  # cumulative values of this turn, not committed yet
+            for group in self._released:
+                outcome = work_out(group, self._theory, lambda key: fresh.get(key) or self._journal.cumulative(key))  # noqa: B023 -- used within this pass only
+                fresh.update(outcome.counted.cumulative)
+                outcomes.append((group, outcome))
+                if self._clock.monotonic() >= turn_ends:
+                    break
+            await self._journal.close([outcome.close for _, outcome in outcomes])
+            for group, outcome in outcomes:
+                self._released.popleft()
+                closed += len(group.traces)
+                self._observe(group, outcome)
+            await asyncio.sleep(0)
+        return closed
+
+    def _observe(self, group: Group, outcome: Outcome) -> None:
+        charges = outcome.close.charges
+        charged: dict[bytes, list[bytes]] = {}
+        for charge in charges:
+            charged.setdefault(charge.trace_id, []).append(charge.span_id)
+        for trace in group.traces:
+            self._window.closed(trace.key, charged.get(trace.key.trace_id, ()))
+            self._provisional.drop(trace.key)
+            self._metrics.released(trace.trigger.value, 1)
+        self._metrics.observe(charges, now_unix_nano=self._clock.unix_nano())
+        self._metrics.counted(outcome.counted.counters)
+        if outcome.counted.missing:
+            self._metrics.missing(outcome.counted.missing)
+        if charges or outcome.counted.missing:
+            self._sources.closed(charges, outcome.counted.missing)
+
+    def _arm(self) -> None:
+        deadline = self._window.next_deadline()
+        if deadline is not None and deadline < self._armed_for:
+            self._set_timer(deadline)
+
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = deadline
+        delay = max(0.0, deadline - self._clock.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        """The timer's only job: wake the line. Early, late or needless wakes do no harm."""
+        self._timer, self._armed_for = None, float("inf")
+        self._wake.set()
+
+
+class Provisional:
+    """What the model calls of open traces would cost at their own price each: added on arrival, taken off at the close.
+
+    An upper estimate: nothing is counted once here yet, so a wrapper that repeats a call or a twin is not in it only when it
+    is no model call itself.
+    """
+
+    def __init__(self, book: PriceBook) -> None:
+        self._book = book
+        self._open: dict[TraceKey, int] = {}
+        self.total_pusd = 0
+
+    def add(self, account: str, spans: list[Span]) -> None:
+        sums: dict[bytes, int] = {}
+        quote = self._book.quote
+        for span in spans:
+            reading = span.reading
+            if reading is None or reading.tokens is None or reading.klass is not Klass.MODEL_CALL:
+                continue
+            cost = quote(
+                reading, account=account, start_unix_nano=span.start_unix_nano, received_unix_nano=span.received_unix_nano
+            ).cost_pusd
+            if cost:
+                sums[span.trace_id] = sums.get(span.trace_id, 0) + cost
+        for trace_id, cost in sums.items():
+            key = TraceKey(account, trace_id)
+            self._open[key] = self._open.get(key, 0) + cost
+            self.total_pusd += cost
+
+    def drop(self, key: TraceKey) -> None:
+        self.total_pusd -= self._open.pop(key, 0)

@@ -1,0 +1,103 @@
+"""Contradictions: values that are right each for itself and wrong together. Checked once, here, so that no later code looks again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from receiver.config.endpoint import Endpoint, parse_endpoint
+from receiver.config.fields import as_table
+from receiver.config.sections import Config, Customer, Operator, OtlpGrpc, OtlpHttp
+from receiver.config.units import format_duration, format_size
+from receiver.core.prices.overrides import check_overrides
+
+
+def contradictions(config: Config) -> list[str]:
+    """A sentence for each; none when the configuration can be run."""
+    return [*_listeners(config), *_tls(config), *_otlp(config), *_window(config), *_metrics(config), *_rows(config)]
+
+
+def listeners(config: Config) -> dict[str, OtlpGrpc | OtlpHttp | Operator | Customer]:
+    """The sections that listen, by path, also those that are off."""
+    return {"otlp.grpc": config.otlp.grpc, "otlp.http": config.otlp.http, "operator": config.operator, "customer": config.customer}
+
+
+def _listeners(config: Config) -> Iterator[str]:
+    if not config.otlp.grpc.endpoint and not config.otlp.http.endpoint:
+        yield "otlp.grpc.endpoint, otlp.http.endpoint: both are off, so nothing could be received; leave one on"
+    open_: list[tuple[str, Endpoint]] = []
+    for name, listener in listeners(config).items():
+        if not listener.endpoint:
+            continue
+        endpoint = parse_endpoint(listener.endpoint)
+        for other, taken in open_:
+            if endpoint.meets(taken):
+                yield f"{name}.endpoint: {listener.endpoint} is taken by {other}.endpoint; give each listener a port of its own"
+        open_.append((name, endpoint))
+        if not endpoint.is_loopback:
+            yield from _off_loopback(config, name, listener, endpoint)
+
+
+def _off_loopback(config: Config, name: str, listener: OtlpGrpc | OtlpHttp | Operator | Customer, endpoint: Endpoint) -> Iterator[str]:
+    """Whoever reaches it could send at another's cost or read everyone's, so: TLS (or an explicit `insecure`), and keys."""
+    if not config.tls.cert_file and not listener.insecure:
+        yield (
+            f"{name}.endpoint: {listener.endpoint} is reached from other machines in plain text;"
+            f" set tls.cert_file and tls.key_file, or say {name}.insecure = true where the network is trusted"
+        )
+    if isinstance(listener, (OtlpGrpc, OtlpHttp)) and not config.access.keys:
+        yield f"{name}.endpoint: {listener.endpoint} is reached from other machines, and anyone there could send; add an [[access.key]]"
+    if isinstance(listener, Operator) and not listener.keys and not (config.tls.client_ca_file and not listener.insecure):
+        yield (
+            f"{name}.endpoint: {listener.endpoint} is reached from other machines, and shows everyone's cost;"
+            " add an [[operator.key]], or ask for client certificates with tls.client_ca_file"
+        )
+    if isinstance(listener, (Operator, Customer)) and endpoint.is_wildcard and not listener.allowed_hosts:
+        yield f"{name}.allowed_hosts: is empty while {listener.endpoint} is reached from other machines; list the names that they use"
+
+
+def _tls(config: Config) -> Iterator[str]:
+    tls = config.tls
+    if tls.cert_file and not tls.key_file:
+        yield "tls.key_file: is missing beside tls.cert_file; a certificate needs its private key"
+    if tls.key_file and not tls.cert_file:
+        yield "tls.cert_file: is missing beside tls.key_file; a private key needs its certificate"
+    if tls.client_ca_file and not tls.cert_file:
+        yield "tls.client_ca_file: client certificates are asked for in TLS only; set tls.cert_file and tls.key_file too"
+
+
+def _otlp(config: Config) -> Iterator[str]:
+    otlp = config.otlp
+    if otlp.max_in_flight < otlp.max_request_size:
+        yield (
+            f"otlp.max_in_flight: {format_size(otlp.max_in_flight)} is less than one request may have"
+            f" (otlp.max_request_size, {format_size(otlp.max_request_size)}), so such a request could never be taken"
+        )
+
+
+def _window(config: Config) -> Iterator[str]:
+    window = config.window
+    for name in ("decision_wait_after_root_received", "remote_root_wait", "lone_call_wait", "idle_wait"):
+        wait: float = getattr(window, name)
+        if wait > window.decision_wait:
+            yield (
+                f"window.{name}: {format_duration(wait)} is longer than window.decision_wait ({format_duration(window.decision_wait)}),"
+                " which closes every trace before"
+            )
+
+
+def _metrics(config: Config) -> Iterator[str]:
+    metrics = config.metrics
+    if metrics.max_series_per_account > metrics.max_series:
+        yield (
+            f"metrics.max_series_per_account: {metrics.max_series_per_account:,} is more than metrics.max_series ({metrics.max_series:,})"
+            " allows for all accounts together"
+        )
+
+
+def _rows(config: Config) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for at, key in enumerate(config.access.keys):
+        other = seen.setdefault(key.sha256, key.account)
+        if other != key.account:
+            yield f"access.key[{at}].sha256: the key of account {key.account!r} is also that of {other!r}; give each a key of its own"
+    yield from check_overrides([as_table(override) for override in config.prices.overrides])

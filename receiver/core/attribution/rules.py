@@ -1,0 +1,402 @@
+"""Which keys say what: the tables of `data/attribution.toml`, compiled, and the facts that one span states by them.
+
+Spans of one instrumentation carry the same keys in the same order, so what is to be read from them is worked out once for
+each tuple of keys (a *shape*) and remembered. All memories here are bounded: keys and values are chosen by clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+
+from receiver.core.attribution import slots
+from receiver.core.attribution.names import AgentNames, GraphNames
+from receiver.core.attribution.plan import Plan, plan_of
+from receiver.core.attribution.slots import (
+    AS_AGENT_NAME,
+    AS_GRAPH_NAME,
+    AS_GRAPH_NODE,
+    AS_GRAPH_PATH,
+    AS_TAGS,
+    IS_AGENT,
+    IS_INVOKE_AGENT,
+    IS_MODEL,
+    IS_TASK,
+    IS_TOOL,
+    KINDS,
+)
+from receiver.core.attribution.text import flatten, parse_json, tags_of, text_of
+from receiver.core.span import Attributes, Source, Span, Value
+from receiver.core.usage.reading import Klass
+
+#: Bytes worth keeping of a label's value: names are tens of bytes; a graph path with its ids is hundreds.
+LABEL_BYTES: Final = 1_024
+PATH_BYTES: Final = 4_096
+
+#: Entries of each memory; a full one starts anew. Programs have tens of shapes and hundreds of names.
+REMEMBERED: Final = 4_096
+#: The same for the values of one shape: every trace brings new ids, so the memory serves the spans of one trace.
+REMEMBERED_FACTS: Final = 1_024
+#: Characters of a JSON text that are worth remembering: above, parsing it again costs less than holding it.
+REMEMBERED_JSON: Final = 4_096
+#: Facts taken from one JSON container.
+MAX_INNER_KEYS: Final = 256
+
+Facts = dict[int, str]
+NO_FACTS: Final[Facts] = {}
+
+_KEY: Final = itemgetter(0)
+
+
+class Use(NamedTuple):
+    """One thing that a key says. Sorted: slot by slot, in order of precedence."""
+
+    late: bool  #: only after the span's name was asked
+    slot: int
+    rank: int
+    how: int = 0
+    needs: int = 0  #: kinds, one of which the span must have
+    bars: int = 0  #: kinds, none of which the span may have
+
+
+class Shape:
+    """What to read from spans with one tuple of keys."""
+
+    __slots__ = ("containers", "conversation", "kinds", "known", "late", "relevant", "slots", "uses")
+
+    def __init__(self) -> None:
+        self.uses: tuple[tuple[int, int, int, int, int], ...] = ()  #: (index, slot, how, needs, bars), best first
+        self.late: tuple[tuple[int, int, int, int, int], ...] = ()
+        self.kinds: tuple[int, ...] = ()
+        self.containers: tuple[int, ...] = ()
+        self.conversation = -1  #: index of the key of which a session may be a copy
+        self.slots: frozenset[int] = frozenset()  #: that may be filled; not known where there are containers
+        self.relevant: Callable[[Attributes], Any] | None = None  #: takes the pairs that are read; None when there are none
+        self.known: dict[Any, tuple[int, Facts]] = {}  #: relevant pairs -> what they came to
+
+
+@dataclass(slots=True, kw_only=True)
+class AttributionRules:
+    """The compiled tables. Build with `from_tables`; ask `facts(span)` and `facts_of_source(source)`."""
+
+    agents: AgentNames
+    graphs: GraphNames
+    uses: dict[str, list[Use]]
+    endings: dict[str, list[Use]]  #: last segment of a key -> uses
+    kind_keys: frozenset[str]
+    kind_values: dict[str, int]
+    containers: frozenset[str]
+    container_bytes: int
+    container_depth: int
+    conversation_key: str
+    tag_prefixes: tuple[str, ...]
+    tool_prefixes: tuple[str, ...]
+    silent: dict[int, frozenset[str]]  #: slot -> values that name nobody there
+    resource_first_scopes: tuple[str, ...]
+    resource_uses: dict[str, int]  #: resource keys with a slot of their own
+    _shapes: dict[tuple[str, ...], Shape] = field(default_factory=dict)
+    _plans: dict[tuple[int, ...], Plan] = field(default_factory=dict)
+    _opened: dict[tuple[str, str], Attributes] = field(default_factory=dict)
+    _sources: dict[int, tuple[Source, Facts]] = field(default_factory=dict)
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any], extra: Mapping[str, Sequence[str]] | None = None) -> AttributionRules:
+        """Compile the tables; `extra` gives the operator's keys of a dimension, which come right after `spantoll.<dimension>`."""
+        uses: dict[str, list[Use]] = {}
+        endings: dict[str, list[Use]] = {}
+        for dimension in slots.WALKED:
+            own = [f"spantoll.{dimension}", *((extra or {}).get(dimension) or ())]
+            for rank, key in enumerate(own):
+                uses.setdefault(key, []).append(Use(False, slots.slot(dimension, slots.OWN), rank))
+            if dimension != "agent":
+                _compile_dimension(dimension, tables[dimension], uses, endings)
+        _compile_agent(tables["agent"], uses, endings)
+        kinds = tables["kinds"]
+        resource_uses = dict.fromkeys(tables["agent"].get("resource_last", ()), slots.AGENT_LAST)
+        resource_uses |= dict.fromkeys(tables["feature"].get("resource_last", ()), slots.FEATURE_LAST)
+        return cls(
+            agents=AgentNames.from_table(tables["agent"]),
+            graphs=GraphNames.from_table(tables["agent"]),
+            uses={key: sorted(found) for key, found in uses.items()},
+            endings=endings,
+            kind_keys=frozenset(kinds["keys"]),
+            kind_values=_kind_values(kinds),
+            containers=frozenset(tables["containers"]["keys"]),
+            container_bytes=tables["containers"]["bytes"],
+            container_depth=tables["containers"]["depth"],
+            conversation_key=tables["session"].get("copies_of", ""),
+            tag_prefixes=tuple(tables["feature"].get("tag_prefixes", ())),
+            tool_prefixes=tuple(tables["tool"].get("span_name_prefixes", ())),
+            silent={
+                slots.slot(dimension, strength): frozenset(tables[dimension]["silent"])
+                for dimension in slots.WALKED
+                if dimension != "agent" and tables[dimension].get("silent")
+                for strength in (slots.STRONG, slots.WEAK)
+            },
+            resource_first_scopes=tuple(tables["user"].get("resource_first_scopes", ())),
+            resource_uses=resource_uses,
+        )
+
+    def limit_of(self, key: str) -> int:
+        """How many bytes of this attribute's value are worth keeping; 0 when attribution does not read it."""
+        if key in self.containers:
+            return self.container_bytes
+        found = self._uses_of(key)
+        if any(use.how in (AS_GRAPH_PATH, AS_TAGS) for use in found):
+            return PATH_BYTES
+        return LABEL_BYTES if found or key in self.kind_keys or key in self.resource_uses else 0
+
+    def may_say(self, span: Span, slots_asked: frozenset[int]) -> bool:
+        """Whether the span's keys could fill one of these slots; cheaper than `facts`."""
+        shape = self._shape(tuple(map(_KEY, span.attributes)))
+        return bool(shape.containers) or not slots_asked.isdisjoint(shape.slots)
+
+    def facts(self, span: Span) -> Facts:
+        """What the span itself says, slot by slot. Never change the dict: it is shared by spans that say the same."""
+        attributes = span.attributes
+        shape = self._shape(tuple(map(_KEY, attributes)))
+        kind, facts = self._stated(attributes, shape)
+        reading = span.reading
+        if reading is not None and reading.klass is Klass.TOOL:
+            kind |= IS_TOOL
+        if kind & IS_TOOL and slots.TOOL not in facts and (name := self._tool_name(span.name)) is not None:
+            facts = {**facts, slots.TOOL: name}
+        if slots.AGENT_NAME not in facts:
+            facts = self._with_agent(span.name, attributes, shape, kind, facts)
+        if span.source.scope.startswith(self.resource_first_scopes):
+            of_resource = self.facts_of_source(span.source)
+            if any(at + slots.OF_RESOURCE in of_resource for at in slots.USER):
+                facts = {at: text for at, text in facts.items() if at not in slots.USER[1:]}
+        return facts
+
+    def facts_of_source(self, source: Source) -> Facts:
+        """What the resource says (and, where it is silent, the scope's attributes), in slots above `OF_RESOURCE`."""
+        known = self._sources.get(id(source))
+        if known is not None and known[0] is source:
+            return known[1]
+        attributes: Attributes = (*source.resource.items(), *source.attributes.items())
+        shape = self._shape(tuple(map(_KEY, attributes)))
+        facts = {at + slots.OF_RESOURCE: text for at, text in self._stated(attributes, shape)[1].items()}
+        for key, value in attributes:
+            at = self.resource_uses.get(key, 0)
+            if at and at not in facts and (text := text_of(value)) is not None:
+                facts[at] = text
+        if len(self._sources) >= REMEMBERED:
+            self._sources.clear()
+        self._sources[id(source)] = (source, facts)
+        return facts
+
+    def plan(self, keys: tuple[int, ...]) -> Plan:
+        """Where the dimensions stand in an inherited dict that has these slots."""
+        found = self._plans.get(keys)
+        if found is None:
+            if len(self._plans) >= REMEMBERED:
+                self._plans.clear()
+            found = self._plans[keys] = plan_of(frozenset(keys))
+        return found
+
+    def _stated(self, attributes: Attributes, shape: Shape) -> tuple[int, Facts]:
+        """Kinds and facts by attributes alone; remembered for the pairs that they were read from."""
+        if shape.containers:
+            attributes = self._with_containers(attributes, shape)
+            shape = self._shape(tuple(map(_KEY, attributes)))
+        if shape.relevant is None:
+            return 0, NO_FACTS
+        relevant = shape.relevant(attributes)
+        try:
+            known = shape.known.get(relevant)
+        except TypeError:  # a list or an object among the values
+            return self._interpret(attributes, shape)
+        if known is None:
+            known = self._interpret(attributes, shape)
+            if all(type(value) is str and len(value) <= LABEL_BYTES for value in _values(relevant)):  # 1, 1.0 and True are equal keys
+                if len(shape.known) >= REMEMBERED_FACTS:
+                    shape.known.clear()
+                shape.known[relevant] = known
+        return known
+
+    def _interpret(self, attributes: Attributes, shape: Shape) -> tuple[int, Facts]:
+        kind = 0
+        for index in shape.kinds:
+            text = text_of(attributes[index][1])
+            if text is not None:
+                kind |= self.kind_values.get(text.lower(), 0)
+        facts = self._read(attributes, shape.uses, kind, {})
+        if shape.conversation >= 0 and slots.SESSION_STRONG in facts:
+            self._demote_copied_session(attributes[shape.conversation][1], facts)
+        return kind, facts or NO_FACTS
+
+    def _with_agent(self, name: str, attributes: Attributes, shape: Shape, kind: int, facts: Facts) -> Facts:
+        """With the agent that the span's name tells, else the keys that come after it."""
+        if kind & IS_AGENT or name.startswith(self.agents.prefixes):
+            found, placeholder = self.agents.of_span_name(name, is_agent=bool(kind & IS_AGENT))
+            if found is not None:
+                return {**facts, slots.AGENT_NAME: found}
+            if placeholder is not None and slots.AGENT_PLACEHOLDER not in facts:
+                facts = {**facts, slots.AGENT_PLACEHOLDER: placeholder}
+        if shape.late:
+            late = self._read(attributes, shape.late, kind, {})
+            if late:
+                facts = {**late, **facts}
+        return facts
+
+    def _read(self, attributes: Attributes, uses: tuple[tuple[int, int, int, int, int], ...], kind: int, facts: Facts) -> Facts:
+        for index, at, how, needs, bars in uses:
+            if at in facts or (needs and not kind & needs) or kind & bars:
+                continue
+            value = attributes[index][1]
+            text = self._tag(value) if how == AS_TAGS else text_of(value)
+            if text is not None and how:
+                if how == AS_AGENT_NAME:
+                    text = self.agents.of_attribute(text, facts=facts)
+                elif how != AS_TAGS:
+                    text = self.graphs.of(text, how)
+            if text is not None and not (self.silent and text in self.silent.get(at, ())):
+                facts[at] = text
+        return facts
+
+    def _tag(self, value: Value) -> str | None:
+        for tag in tags_of(value):
+            for prefix in self.tag_prefixes:
+                if tag.startswith(prefix) and len(tag) > len(prefix):
+                    return tag[len(prefix) :].strip() or None
+        return None
+
+    def _tool_name(self, span_name: str) -> str | None:
+        for prefix in self.tool_prefixes:
+            if span_name.startswith(prefix):
+                span_name = span_name[len(prefix) :]
+                break
+        return text_of(span_name)
+
+    def _demote_copied_session(self, conversation: Value, facts: Facts) -> None:
+        """A session that only repeats the span's own conversation id is as weak as that (one conversation an agent run)."""
+        if facts[slots.SESSION_STRONG] == text_of(conversation):
+            facts[slots.SESSION_STRONG + 1] = facts.pop(slots.SESSION_STRONG)
+
+    def _with_containers(self, attributes: Attributes, shape: Shape) -> Attributes:
+        """The attributes without their containers, and behind them what the containers hold (wanted keys only)."""
+        plain = tuple(pair for index, pair in enumerate(attributes) if index not in shape.containers)
+        for index in shape.containers:
+            plain += self._open(*attributes[index])
+        return plain
+
+    def _open(self, key: str, value: Value) -> Attributes:
+        if not isinstance(value, str):
+            return self._wanted(key, value)
+        if len(value) > self.container_bytes or value.lstrip()[:1] not in ("{", "["):
+            return ()
+        known = self._opened.get((key, value))
+        if known is None:
+            known = self._wanted(key, parse_json(value))
+            if len(value) <= REMEMBERED_JSON:
+                if len(self._opened) >= REMEMBERED // 4:
+                    self._opened.clear()
+                self._opened[key, value] = known
+        return known
+
+    def _wanted(self, key: str, value: Value) -> Attributes:
+        if not isinstance(value, dict | list):
+            return ()
+        inner = flatten(key, value, depth=self.container_depth, most=MAX_INNER_KEYS)
+        return tuple((name, found) for name, found in inner if name not in self.containers and self._uses_of(name))
+
+    def _shape(self, keys: tuple[str, ...]) -> Shape:
+        shape = self._shapes.get(keys)
+        if shape is None:
+            if len(self._shapes) >= REMEMBERED:
+                self._shapes.clear()
+            shape = self._shapes[keys] = self._learn(keys)
+        return shape
+
+    def _learn(self, keys: tuple[str, ...]) -> Shape:
+        shape = Shape()
+        found: list[tuple[Use, int]] = []
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                continue  # of a repeated key the first counts
+            found += [(use, index) for use in self._uses_of(key)]
+            if key in self.kind_keys:
+                shape.kinds += (index,)
+            if key in self.containers:
+                shape.containers += (index,)
+            if key == self.conversation_key:
+                shape.conversation = index
+        found.sort()
+        shape.uses = tuple((index, use.slot, use.how, use.needs, use.bars) for use, index in found if not use.late)
+        shape.late = tuple((index, use.slot, use.how, use.needs, use.bars) for use, index in found if use.late)
+        shape.slots = frozenset(use.slot for use, _ in found)
+        relevant = sorted({index for use, index in found if not use.late} | set(shape.kinds))
+        shape.relevant = itemgetter(*relevant) if relevant else None
+        return shape
+
+    def _uses_of(self, key: str) -> list[Use]:
+        listed = self.uses.get(key)
+        if listed is not None:
+            return listed
+        last = key.rpartition(".")[2]
+        if last in self.endings:
+            return self.endings[last]
+        two = ".".join(key.rsplit(".", 2)[-2:])
+        return self.endings.get(two, [])
+
+
+def _values(relevant: Any) -> Iterable[Value]:
+    """The values of what an itemgetter took: one pair, or a tuple of pairs."""
+    return (relevant[1],) if isinstance(relevant[0], str) else [value for _, value in relevant]
+
+
+#: By name in the tables: (kinds of which the span must have one, kinds of which it may have none).
+_CONDITIONS: Final = {
+    "": (0, 0),
+    "agent": (IS_AGENT, 0),
+    "invoke_agent": (IS_INVOKE_AGENT, 0),
+    "task": (IS_TASK, 0),
+    "tool": (IS_TOOL, 0),
+    "not_tool": (0, IS_TOOL),
+    "not_model": (0, IS_MODEL),
+    "not_model_or_tool": (0, IS_TOOL | IS_MODEL),
+}
+
+
+def _add(uses: dict[str, list[Use]], entries: Sequence[Any], at: int, how: int = 0, *, late: bool = False, first: int = 0) -> None:
+    for rank, entry in enumerate(entries, first):
+        key, when = (entry, "") if isinstance(entry, str) else (entry["key"], entry.get("when", ""))
+        needs, bars = _CONDITIONS[when]
+        uses.setdefault(key, []).append(Use(late, at, rank, how, needs, bars))
+
+
+def _compile_dimension(dimension: str, table: Mapping[str, Any], uses: dict[str, list[Use]], endings: dict[str, list[Use]]) -> None:
+    strong, weak = slots.slot(dimension, slots.STRONG), slots.slot(dimension, slots.WEAK)
+    _add(uses, table["strong"], strong)
+    _add(uses, table.get("tags", ()), strong, AS_TAGS, first=len(table["strong"]))
+    _add(uses, table["weak"], weak)
+    _add(endings, table.get("by_ending", ()), weak, first=len(table["weak"]))
+
+
+def _compile_agent(table: Mapping[str, Any], uses: dict[str, list[Use]], endings: dict[str, list[Use]]) -> None:
+    _add(uses, table["names"], slots.AGENT_NAME, AS_AGENT_NAME)
+    _add(uses, table["names_last"], slots.AGENT_NAME, AS_AGENT_NAME, late=True)
+    by_ending = [{"key": ending, "when": "not_tool"} for ending in table["names_by_ending"]]
+    _add(endings, by_ending, slots.AGENT_NAME, AS_AGENT_NAME, late=True, first=len(table["names_last"]))
+    _add(uses, table["last_resorts"], slots.AGENT_RESORT)
+    rank = 0
+    for how, names in (
+        (AS_GRAPH_NAME, table["graph_names"]),
+        (AS_GRAPH_PATH, table["graph_paths"]),
+        (AS_GRAPH_NODE, table["graph_nodes"]),
+    ):
+        for name in names:
+            keys = [prefix + name for prefix in table["graph_prefixes"]]
+            _add(uses, keys, slots.AGENT_GRAPH, how, first=rank)
+            rank += len(keys)
+
+
+def _kind_values(table: Mapping[str, Any]) -> dict[str, int]:
+    values: dict[str, int] = {}
+    for name, kind in KINDS.items():
+        for value in table[name]:
+            values[value] = values.get(value, 0) | kind
+    return values

@@ -1,0 +1,85 @@
+"""Attribute values as names: what is a usable text, and what only stands in for one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from receiver.core.span import Value
+
+#: Whole values that pipelines put where they removed something (Logfire, Sentry, Claude Code), and empty ones.
+_SCRUBBED: Final = re.compile(r"\[Scrubbed due to .*|\[Filtered\]|\[REDACTED\]|<REDACTED>|\*{3,}", re.IGNORECASE | re.DOTALL)
+
+#: Random ids that are no name: UUIDs, and 12 or more hex digits (a shorter word may be a name: "facade", "decade").
+_ID: Final = re.compile(r"[0-9a-f]{12,}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+
+#: Text that programs write for "nothing"; compared without case.
+_NOTHING: Final = frozenset({"", "none", "null", "undefined", "nan"})
+
+
+def text_of(value: Value) -> str | None:
+    """A value as the text of a dimension; None where it says nothing.
+
+    Quotes of JSON-encoded strings (MLflow and Langfuse write `"\\"x\\""`) are taken off; whole numbers become digits.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) >= 2 and text[0] == text[-1] == '"':
+            text = text[1:-1].strip()
+        if text.lower() in _NOTHING or _SCRUBBED.fullmatch(text):
+            return None
+        return text
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # whole numbers that a pipeline made doubles
+        return str(int(value))
+    return None
+
+
+def is_random_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def tags_of(value: Value) -> Iterator[str]:
+    """The tags of a list, of a JSON list in a string, or of a string with commas."""
+    if isinstance(value, str):
+        listed = parse_json(value) if value.lstrip()[:1] == "[" else None
+        value = listed if isinstance(listed, list) else list(value.split(","))
+    if isinstance(value, list):
+        for item in value:
+            text = text_of(item)
+            if text is not None:
+                yield text
+
+
+def parse_json(text: str) -> Value:
+    """A JSON document, None where it is none (too deep, an absurd number)."""
+    try:
+        document: Value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document
+
+
+def flatten(prefix: str, value: Value, *, depth: int, most: int) -> Iterable[tuple[str, Value]]:
+    """Scalars of a nested object as (dotted key, value), at most `most`; of a list only its first item, as `.0`."""
+    found: list[tuple[str, Value]] = []
+    _flatten(found, prefix, value, depth, most)
+    return found
+
+
+def _flatten(found: list[tuple[str, Value]], prefix: str, value: Value, depth: int, most: int) -> None:
+    if len(found) >= most:
+        return
+    if isinstance(value, dict):
+        if depth > 0:
+            for key, inner in value.items():
+                _flatten(found, f"{prefix}.{key}", inner, depth - 1, most)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        _flatten(found, f"{prefix}.0", value[0], depth, most)
+    else:
+        found.append((prefix, value))

@@ -1,0 +1,153 @@
+"""What is not sure of a counted call is said. A doubt never changes a number; being wrong without one is the worst defect.
+
+  cache_mode_guess     cached tokens, and nothing told whether the input contains them; or an unknown scope that shows no cache
+                       counts at all, of a provider that caches by default
+  unknown_emitter      the scope stands in no table and in no vocabulary's known list
+  clamped              parts were larger than the whole and were cut
+  sampled              a span carries a sampling threshold: other spans of the trace may not have been sent
+  dropped_attributes   the SDK dropped attributes of a span of the call
+  outer_without_inner  an agent's sum stands for several model calls that show no usage of their own, or a running total's
+                       difference does: what other agents of that name used cannot be told apart
+  wrapper_differs      what stands above repeats the call with other counts: children may have been lost, or counted twice
+  suspected_double     another counted call agrees with it and overlaps in time, and no rule joined them; two model-call spans of
+                       one scope aside, which tell of two calls
+
+Where a second teller of the same call agrees, it settles what the first left open.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from receiver.core.calls.call import Doubt
+from receiver.core.calls.nesting import Candidate, Member, reading_of, tokens_of
+from receiver.core.calls.same import agree
+from receiver.core.calls.twins import NEIGHBOURS, interval
+from receiver.core.usage.reading import Klass, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from receiver.core.span import Span
+
+#: Providers that cache prompts without being asked, so that a call without any cache count is no proof of an empty cache.
+CACHES_BY_DEFAULT: Final = frozenset({"openai", "azure.ai.openai", "deepseek", "gcp.gemini", "gcp.gen_ai", "gcp.vertex_ai", "x_ai"})
+
+
+def of_reading(reading: Reading) -> set[Doubt]:
+    """The doubts that the call's own reading raises."""
+    doubts: set[Doubt] = set()
+    tokens = reading.tokens
+    if reading.cache_evidence == "E4" and tokens is not None and (tokens.cache_read > 0 or tokens.cache_write > 0):
+        doubts.add(Doubt.CACHE_MODE_GUESS)
+    if not reading.known_emitter:
+        doubts.add(Doubt.UNKNOWN_EMITTER)
+        if not reading.has_cache_keys and reading.family == "gen" and tokens is not None and reading.provider in CACHES_BY_DEFAULT:
+            doubts.add(Doubt.CACHE_MODE_GUESS)
+    if reading.clamped:
+        doubts.add(Doubt.CLAMPED)
+    return doubts
+
+
+def of_spans(candidate: Candidate) -> set[Doubt]:
+    """The doubts that the call's spans raise together, those of `of_reading` aside."""
+    doubts: set[Doubt] = set()
+    for span in candidate.spans:
+        if span.sampled:
+            doubts.add(Doubt.SAMPLED)
+        if span.dropped_attributes:
+            doubts.add(Doubt.DROPPED_ATTRIBUTES)
+    return doubts
+
+
+def settled(candidate: Candidate) -> bool:
+    """Another scope, a known one, tells of the same call with the same counts."""
+    own = candidate.span
+    return any(
+        span.source.scope != own.source.scope
+        and reading_of(span).known_emitter
+        and tokens_of(reading_of(span)) == tokens_of(reading_of(own))
+        for span in candidate.others
+    )
+
+
+def outer_differs(outer: Reading, inner: Reading, paying: Reading) -> bool:
+    """A model-call span around the same call states other counts, and no id says that they are one call all the same."""
+    if outer.tokens is None or inner.tokens is None or agree(outer, inner) or agree(outer, paying):
+        return False
+    return not (outer.response_id and outer.response_id == inner.response_id)
+
+
+def wrapper_differs(span: Span, members: Sequence[Member], payer_of: Mapping[Span, Span]) -> bool:
+    """An aggregate that is not what its counted descendants add up to, in any of the ways in which wrappers add up.
+
+    They may hold the sum with what ran behind tools or without it, with embeddings or without them, with cached input or
+    without it; or only the last call's counts (AI SDK 4/5, MS Agent Framework). A running total may be larger.
+    """
+    own = reading_of(span)
+    if own.tokens is None:
+        return False
+    told: dict[Span, Member] = {}
+    for member in members:  # two tellers of one call count once
+        told.setdefault(payer_of.get(member.span, member.span), member)
+    parts = [(reading_of(payer), member) for payer, member in told.items()]
+    every = [reading for reading, _ in parts]
+    near = [reading for reading, member in parts if not member.tool]
+    shapes = [
+        every,
+        near,
+        [reading for reading in every if reading.family == own.family],
+        [reading for reading in near if reading.family == own.family],
+    ]
+    shapes += [[reading_of(max(told, key=lambda payer: (payer.end_unix_nano, payer.start_unix_nano, payer.span_id)))]]
+    for shape in shapes:
+        total_in, total_out, fresh_in = 0, 0, 0
+        for reading in shape:
+            if reading.tokens is not None:
+                total_in += reading.tokens.input_total
+                total_out += reading.tokens.output_total
+                fresh_in += reading.tokens.uncached
+        if own.tokens.output_total == total_out and {own.tokens.input_total, own.tokens.uncached} & {total_in, fresh_in}:
+            return False
+        if own.cumulative and own.tokens.output_total >= total_out and own.tokens.input_total >= fresh_in:
+            return False
+    return True
+
+
+def suspected_doubles(candidates: Sequence[Candidate]) -> set[int]:
+    """Places in `candidates` of those that agree with another one at the same time, and were neither joined to it nor told apart."""
+    if len(candidates) < 2:
+        return set()
+    first = candidates[0].span.source.scope
+    if all(_is_model_call(candidate) and candidate.span.source.scope == first and not candidate.others for candidate in candidates):
+        return set()
+    buckets: dict[tuple[str, int], list[tuple[int, int, bytes, int]]] = {}
+    for place, candidate in enumerate(candidates):
+        reading = reading_of(candidate.span)
+        start, end = interval(candidate.span)
+        buckets.setdefault((reading.family, tokens_of(reading)[1]), []).append((start, end, candidate.span.span_id, place))
+    found: set[int] = set()
+    for bucket in buckets.values():
+        bucket.sort()
+        for at, (_, end, _, place) in enumerate(bucket):
+            for other_start, _, _, other_place in bucket[at + 1 : at + 1 + NEIGHBOURS]:
+                if other_start > end:
+                    break
+                one, other = candidates[place], candidates[other_place]
+                told_apart = _is_model_call(one) and _is_model_call(other) and not _scopes(one).isdisjoint(_scopes(other))
+                if not told_apart and agree(reading_of(one.span), reading_of(other.span)):
+                    found |= {place, other_place}
+    return found
+
+
+def stands_for_several(reading: Reading, without_usage: int) -> bool:
+    """An agent, counted as the only carrier of `without_usage` model calls that show nothing of their own."""
+    return reading.klass is not Klass.MODEL_CALL and without_usage > 1
+
+
+def _is_model_call(candidate: Candidate) -> bool:
+    return reading_of(candidate.span).klass is Klass.MODEL_CALL
+
+
+def _scopes(candidate: Candidate) -> set[str]:
+    return {span.source.scope for span in candidate.spans}

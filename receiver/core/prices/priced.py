@@ -1,0 +1,41 @@
+"""A priced call: what an LLMCall cost, in pico-USD, and where its price came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from receiver.core.calls.call import Doubt, LLMCall
+
+
+class Basis(str, Enum):
+    """How the figure came about; the label `basis` (cost-peers 4.5, the kinds that Spantoll uses)."""
+
+    LIST = "token_usage"  #: own price list x tokens
+    PARTIAL = "token_partial"  #: own price list, but a rate was missing and a neighbour's was used
+    REPORTED = "reported"  #: the cost that the emitter put on the span (8.10 rules 1 and 3, or `prefer_reported`)
+    CACHED = "response_cache"  #: answered from a response cache: nothing was billed, cost 0
+    UNPRICED = "unpriced"  #: no price: cost is None, never 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """A price for some usage. All amounts in pico-USD (1e-12 USD)."""
+
+    basis: Basis
+    cost_pusd: int | None  #: None exactly when basis is UNPRICED
+    source: str  #: layer: "contract", "override", "patch", "genai-prices", "litellm", "reported", "" when unpriced
+    version: str  #: of that layer's data; "" when unpriced
+    model: str | None  #: canonical model that was priced, for the metric label; None when nothing matched
+    provider: str | None
+    unpriced_reason: str = ""  #: "unknown_model", "no_model", "no_rate", "no_usage" when unpriced
+    cache_savings_pusd: int = 0  #: gross: cache_read x (input rate - cache-read rate)
+    cache_premium_pusd: int = 0  #: cache writes x (write rate - input rate)
+    at_receive_time: bool = False  #: its start was implausible, so the price of the receive time was taken
+    doubts: frozenset[Doubt] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PricedCall:
+    call: LLMCall
+    quote: Quote

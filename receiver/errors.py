@@ -1,0 +1,56 @@
+"""The failures of the world that Spantoll names. Imports nothing of ours.
+
+Three kinds that never mix: *expected outcomes* are enum values; *failures of the world* are the typed exceptions below,
+which carry facts; *our own bugs* are `assert`. A foreign exception is translated at the border that met it.
+"""
+
+from __future__ import annotations
+
+
+class ReceiverError(Exception):
+    """Base of every error that Spantoll raises on purpose. `str()` of it is a sentence that says what to do."""
+
+
+class MalformedExport(ReceiverError):
+    """The body is no OTLP export request, or not in the encoding that its headers name. A resend cannot mend it."""
+
+
+class ExportTooLarge(ReceiverError):
+    """A request is over one of the limits of a single request. A resend of the same request cannot mend it."""
+
+    def __init__(self, *, what: str, found: int, limit: int) -> None:
+        self.what = what  #: what was measured, with its unit: "bytes on the wire", "bytes after inflation", "spans"
+        self.found = found  #: how many; the least that is known where counting stopped at the limit
+        self.limit = limit
+        super().__init__(
+            f"{found:,} {what} in one request, the limit is {limit:,}: send smaller batches (or raise the receiver's limit)"
+        )
+
+
+class UnsupportedEncoding(ReceiverError):
+    """A `Content-Type` or `Content-Encoding` that the receiver does not speak."""
+
+
+class Unauthenticated(ReceiverError):
+    """The request's credential names no account."""
+
+
+class PermissionDenied(ReceiverError):
+    """The credential is known, but may not do this."""
+
+
+class Overloaded(ReceiverError):
+    """There is no room just now; the same request may succeed after `retry_after_seconds`."""
+
+    def __init__(self, *, reason: str, retry_after_seconds: float, detail: str = "") -> None:
+        self.reason = reason  #: stable, one of the `reason` label's values: "memory", "shutdown", "starting", "internal"
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(detail or f"the receiver has no room just now ({reason}): send again in {retry_after_seconds:g} s")
+
+
+class ConfigError(ReceiverError):
+    """All that is wrong with a configuration, found in one reading."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems  #: a sentence each, with the key's path, what was found and what is allowed
+        super().__init__("\n".join(problems))

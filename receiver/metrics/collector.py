@@ -1,0 +1,375 @@
+"""What has happened, as integers: added to in the hot path (a dict and an add), turned into families when a scrape comes.
+
+Money is pico-USD, time nanoseconds; nothing is rounded before it is shown. `prometheus_client` only renders: a labelled child of
+its own costs 1.2 us an increment and holds floats.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from operator import attrgetter
+from typing import Any, Final
+
+from receiver import __version__
+from receiver.core.attribution import Charge
+from receiver.core.calls.call import Missing
+from receiver.metrics.exposition import Mark, Point, Shown, exposition
+from receiver.metrics.families import BY_NAME, FAMILIES, Family, Kind, find
+from receiver.metrics.labels import Raw, Row, Series, Values
+
+#: Values of a label that spans fill but no account limits (instrumentation scopes): a house has tens.
+MAX_SCOPES: Final = 500
+#: Histograms show 16 samples a series, so they get an eighth of the series.
+HISTOGRAM_SHARE: Final = 8
+
+_NANO: Final = 10**9
+
+# Columns of a row of calls
+_COST, _CALLS, _UNCACHED, _READ, _WRITE, _OUTPUT = range(6)
+_TOKEN_TYPES: Final = ((_UNCACHED, "input_uncached"), (_READ, "cache_read"), (_WRITE, "cache_write"), (_OUTPUT, "output"))
+# Columns of a row of unpriced calls, and of one of caching
+_UNPRICED_CALLS, _UNPRICED_TOKENS = range(2)
+_SAVINGS, _PREMIUM = range(2)
+
+Number = int | float
+GaugeValue = Number | Mapping[tuple[str, ...], Number]
+
+
+class Counter:
+    """A counter whose label values are ours, or capped by `Values`."""
+
+    __slots__ = ("_born", "_caps", "_unix_nano", "family", "values")
+
+    def __init__(self, family: Family, *, unix_nano: Callable[[], int], caps: Sequence[Values] = ()) -> None:
+        self.family = family
+        self.values: dict[tuple[str, ...], int] = {}
+        self._born: dict[tuple[str, ...], int] = {}
+        self._unix_nano = unix_nano
+        self._caps = caps
+        if not family.labels:
+            self.add((), 0)  # a counter without labels is there from the start
+
+    def add(self, labels: tuple[str, ...], amount: int) -> None:
+        """Count; `amount` >= 0."""
+        if self._caps:
+            labels = tuple(cap.of(value) for cap, value in zip(self._caps, labels, strict=True))
+        try:
+            self.values[labels] += amount
+        except KeyError:
+            self.values[labels] = amount
+            self._born[labels] = self._unix_nano()
+
+    def points(self, born_until: int) -> list[Point]:
+        """Every series; one that was born after `born_until` is still shown at 0."""
+        return [
+            Point(labels, value if self._born[labels] <= born_until else 0, self._born[labels]) for labels, value in self.values.items()
+        ]
+
+
+class Metrics:
+    """All counters of the daemon. Methods named after what happened; all of them are cheap and none may fail."""
+
+    def __init__(
+        self,
+        *,
+        unix_nano: Callable[[], int],
+        dimensions: Sequence[str] = (),
+        max_series_per_account: int = 2_000,
+        max_series: int = 20_000,
+        zero_first: float = 0.0,
+        created_in_text: bool = False,
+    ) -> None:
+        """
+        Args:
+            unix_nano: the wall clock, for created timestamps, exemplars and `zero_first`.
+            dimensions: dimensions of a Charge that become labels beside those of the table.
+            max_series_per_account, max_series: of each table of series; what goes over is folded into `__overflow__`.
+            zero_first: seconds for which a new series is shown at 0 before its value. `rate()` works on differences, so the first
+                value of a series is lost to it, unless the created timestamp is ingested.
+            created_in_text: also write created timestamps into the plain text format, as gauges of their own.
+        """
+        self._unix_nano = unix_nano
+        self._zero_first_nano = round(zero_first * _NANO)
+        self._created_in_text = created_in_text
+        self._dimensions = tuple(dimensions)
+        self._more: Callable[[Charge], Any] | None = attrgetter(*dimensions) if dimensions else None
+        self._counters = {
+            family.name: Counter(family, unix_nano=unix_nano, caps=self._caps(family))
+            for family in FAMILIES
+            if family.kind is Kind.COUNTER and "account" not in family.labels
+        }
+        self._gauges: dict[str, Callable[[], GaugeValue]] = {}
+        self._calls = self._series((*BY_NAME["calls"].labels, *self._dimensions), 6, max_series_per_account, max_series)
+        self._unpriced = self._series(BY_NAME["unpriced_calls"].labels, 2, max_series_per_account, max_series)
+        self._caching = self._series(BY_NAME["cache_savings_gross_usd"].labels, 2, max_series_per_account, max_series)
+        self._missing = self._series(BY_NAME["missing_spans"].labels, 1, max_series_per_account, max_series)
+        self._histograms: dict[str, Series] = {}
+        for family in FAMILIES:
+            if family.kind is Kind.HISTOGRAM:
+                # a row: one integer a bucket, one above all bounds, the sum
+                per_account, most = max(1, max_series_per_account // HISTOGRAM_SHARE), max(1, max_series // HISTOGRAM_SHARE)
+                self._histograms[family.name] = self._series(family.labels, len(family.buckets) + 2, per_account, most)
+        self._cost_marks: dict[int, tuple[bytes, int, int]] = {}  #: id of a row -> (trace id, pico-USD, unix nano); rows live for ever
+        self._bucket_marks: dict[tuple[int, int], tuple[bytes, int, int]] = {}  #: (id of a row, bucket) -> the same
+        self._trace_costs = self._histograms["trace_cost_usd"]
+
+    # what the closing line tells
+
+    def observe(self, charges: Sequence[Charge], *, now_unix_nano: int) -> None:
+        """Count what was closed. Charges of one trace should come together: their sum is the trace's cost."""
+        rows, more, marks = self._calls.rows, self._more, self._cost_marks
+        traces: dict[tuple[str, bytes], tuple[int, str | None]] = {}
+        for charge in charges:
+            quote = charge.quote
+            raw: Raw = (
+                charge.account,
+                charge.agent,
+                quote.model or charge.model,
+                quote.provider or charge.provider,
+                quote.basis._value_,
+            )
+            if more is not None:
+                extra = more(charge)
+                raw += extra if len(self._dimensions) > 1 else (extra,)
+            row = rows.get(raw)
+            if row is None:
+                row = self._calls.row(raw, now_unix_nano=now_unix_nano)
+            tokens = charge.tokens
+            row[_CALLS] += 1
+            row[_UNCACHED] += tokens.uncached
+            row[_READ] += tokens.cache_read
+            row[_WRITE] += tokens.cache_write_5m + tokens.cache_write_1h + tokens.cache_write_unknown
+            row[_OUTPUT] += tokens.output_total
+            cost = quote.cost_pusd
+            if cost is None:
+                self._add_unpriced(charge, now_unix_nano)
+            else:
+                row[_COST] += cost
+                marks[id(row)] = (charge.trace_id, cost, now_unix_nano)
+                key = (charge.account, charge.trace_id)
+                before = traces.get(key)
+                traces[key] = (cost, charge.workflow) if before is None else (before[0] + cost, before[1] or charge.workflow)
+                if quote.cache_savings_pusd or quote.cache_premium_pusd:
+                    self._add_caching(charge, now_unix_nano)
+            if charge.doubts:
+                doubts = self._counters["doubts"]
+                for reason in charge.doubts:
+                    doubts.add((reason,), 1)
+        for (account, trace_id), (cost, workflow) in traces.items():
+            row = self._trace_costs.rows.get((account, workflow))
+            if row is None:
+                row = self._trace_costs.row((account, workflow), now_unix_nano=now_unix_nano)
+            bucket = self._add_to(BY_NAME["trace_cost_usd"], row, cost)
+            self._bucket_marks[id(row), bucket] = (trace_id, cost, now_unix_nano)
+
+    def counted(self, counters: Mapping[tuple[str, tuple[str, ...]], int]) -> None:
+        """Add the counters of `calls.count`: (name with `_total`, label values) -> increment."""
+        for (name, labels), amount in counters.items():
+            self._counters[name.removesuffix("_total")].add(labels, amount)
+
+    def missing(self, missing: Iterable[Missing]) -> None:
+        """Count spans that show a loss; a model call without usage is an unpriced call, too."""
+        now = self._unix_nano()
+        for lack in missing:
+            self._row(self._missing, (lack.account, lack.reason), now)[0] += 1
+            if lack.reason == "no_usage":
+                self._row(self._unpriced, (lack.account, lack.model, lack.reason), now)[_UNPRICED_CALLS] += 1
+
+    def released(self, trigger: str, traces: int, *, ages: Iterable[float] = ()) -> None:
+        """Traces left the window; `ages` in seconds since their first spans."""
+        self._counters["window_released"].add((trigger,), traces)
+        for age in ages:
+            self._observe_seconds("window_trace_age_seconds", (), age)
+
+    # what the intake line tells
+
+    def accepted(self, transport: str, spans: int) -> None:
+        """Spans were stored and acknowledged."""
+        self._counters["receiver_accepted_spans"].add((transport,), spans)
+
+    def refused(self, transport: str, reason: str, spans: int) -> None:
+        """A decoded request was refused whole."""
+        self._counters["receiver_refused_spans"].add((transport, reason), spans)
+
+    def rejected(self, transport: str, reason: str, spans: int) -> None:
+        """Spans were dropped alone, and the client was told."""
+        self._counters["receiver_rejected_spans"].add((transport, reason), spans)
+
+    def duplicate(self, transport: str, spans: int) -> None:
+        """Spans had been accepted before."""
+        self._counters["receiver_duplicate_spans"].add((transport,), spans)
+
+    def late(self, spans: int) -> None:
+        """Accepted spans belong to a trace that was released before."""
+        self._counters["receiver_late_spans"].add((), spans)
+
+    def sanitized(self, strings: int) -> None:
+        """Strings were no UTF-8."""
+        self._counters["receiver_sanitized_strings"].add((), strings)
+
+    def request(self, *, transport: str, outcome: Enum, reason: str, wire_bytes: int, body_bytes: int, seconds: float) -> None:
+        """One export request ended (`otlp.export.WireObserver`)."""
+        self._counters["receiver_requests"].add((transport, outcome.value, reason), 1)
+        size = self._counters["receiver_request_bytes"]
+        size.add((transport, "wire"), wire_bytes)
+        size.add((transport, "body"), body_bytes)
+        self._observe_seconds("receiver_request_duration_seconds", (transport,), seconds)
+
+    def wrong_protocol(self, *, transport: str, spoken: str) -> None:
+        """A connection spoke something else than its listener."""
+        self._counters["receiver_wrong_protocol_connections"].add((transport, spoken), 1)
+
+    # what the daemon tells
+
+    def stalled(self, seconds: float) -> None:
+        """The event loop came this much later than it was asked to."""
+        self._observe_seconds("loop_stall_seconds", (), seconds)
+
+    def gauge(self, name: str, function: Callable[[], GaugeValue]) -> None:
+        """Ask `function` at each scrape for a gauge's value, in the unit that its name says (with labels: values by label values)."""
+        family = find(name)
+        assert family.kind is Kind.GAUGE, name
+        self._gauges[family.name] = function
+
+    # what others read
+
+    async def exposition(self, accept: str) -> tuple[str, bytes]:
+        """(Content-Type, body) of a scrape; OpenMetrics with exemplars and created timestamps where it is asked for."""
+        return await exposition(self.shown(), accept, created_in_text=self._created_in_text)
+
+    def shown(self) -> list[Shown]:
+        """A copy of everything that has a value, family by family, in the order of the table."""
+        born_until = self._unix_nano() - self._zero_first_nano
+        return [shown for family in FAMILIES if (shown := self._shown(family, born_until)) is not None]
+
+    def value(self, name: str, **labels: str) -> Number:
+        """The sum of a family's series that have these labels, as it is shown but for `zero_first`; of a histogram its count."""
+        family = find(name)
+        exact = self.exact(name, **labels)
+        return exact if family.scale == 1 or family.kind is Kind.HISTOGRAM else exact / family.scale
+
+    def exact(self, name: str, **labels: str) -> Number:
+        """The same in stored units (pico-USD, nanoseconds): integers, but for gauges."""
+        family = find(name)
+        shown = self._shown(family, born_until=1 << 63, scaled=False)
+        if shown is None:
+            return 0
+        wanted = [(shown.labels.index(label), value) for label, value in labels.items()]
+        points = [point for point in shown.points if all(point.labels[at] == value for at, value in wanted)]
+        return sum(sum(point.buckets) if family.kind is Kind.HISTOGRAM else point.value for point in points)
+
+    # the inside
+
+    def _series(self, labels: tuple[str, ...], width: int, most_per_account: int, most: int) -> Series:
+        fixed = frozenset({"basis", "reason", "transport"})
+        return Series(labels, width=width, fixed=fixed, most_per_account=most_per_account, most=most, overflowed=self._overflowed)
+
+    def _caps(self, family: Family) -> Sequence[Values]:
+        """Scopes are named by clients; all other labels of families without an account are ours."""
+        if not {"scope", "outer", "inner"} & set(family.labels):
+            return ()
+        return tuple(Values(label, most=MAX_SCOPES, overflowed=self._overflowed) for label in family.labels)
+
+    def _overflowed(self, label: str) -> None:
+        self._counters["label_overflow"].add((label,), 1)
+
+    def _row(self, series: Series, raw: Raw, now_unix_nano: int) -> Row:
+        row = series.rows.get(raw)
+        return series.row(raw, now_unix_nano=now_unix_nano) if row is None else row
+
+    def _add_unpriced(self, charge: Charge, now_unix_nano: int) -> None:
+        quote, tokens = charge.quote, charge.tokens
+        row = self._row(self._unpriced, (charge.account, quote.model or charge.model, quote.unpriced_reason), now_unix_nano)
+        row[_UNPRICED_CALLS] += 1
+        row[_UNPRICED_TOKENS] += tokens.input_total + tokens.output_total
+
+    def _add_caching(self, charge: Charge, now_unix_nano: int) -> None:
+        quote = charge.quote
+        row = self._row(self._caching, (charge.account, charge.agent, quote.model or charge.model), now_unix_nano)
+        row[_SAVINGS] += max(0, quote.cache_savings_pusd)  # a counter never falls: a read that costs more than input saves nothing
+        row[_PREMIUM] += max(0, quote.cache_premium_pusd)
+
+    def _observe_seconds(self, name: str, labels: tuple[str, ...], seconds: float) -> None:
+        row = self._row(self._histograms[name], labels or ("",), self._unix_nano())
+        self._add_to(BY_NAME[name], row, max(0, round(seconds * _NANO)))
+
+    def _add_to(self, family: Family, row: Row, amount: int) -> int:
+        """Add to a histogram's row; returns the bucket."""
+        bucket = bisect_left(family.buckets, amount)
+        row[bucket] += 1
+        row[-2] += amount
+        return bucket
+
+    def _shown(self, family: Family, born_until: int, *, scaled: bool = True) -> Shown | None:
+        labels = family.labels
+        scale = family.scale if scaled else 1
+        name = family.name
+        points: list[Point]
+        if family.kind is Kind.INFO:
+            points = [Point((__version__, platform.python_version()), 1)]
+        elif family.kind is Kind.GAUGE:
+            function = self._gauges.get(name)
+            if function is None:
+                return None
+            value = function()
+            values = value if isinstance(value, Mapping) else {(): value}
+            points = [Point(key, number) for key, number in values.items()]
+        elif family.kind is Kind.HISTOGRAM:
+            points = self._histogram_points(family, born_until)
+        elif name in self._counters:
+            points = self._counters[name].points(born_until)
+        elif family.with_dimensions:
+            labels = (*labels, *self._dimensions)
+            points = self._call_points(name, scale, born_until)
+        else:
+            series, column = {
+                "unpriced_calls": (self._unpriced, _UNPRICED_CALLS),
+                "unpriced_tokens": (self._unpriced, _UNPRICED_TOKENS),
+                "cache_savings_gross_usd": (self._caching, _SAVINGS),
+                "cache_write_premium_usd": (self._caching, _PREMIUM),
+                "missing_spans": (self._missing, 0),
+            }[name]
+            points = [
+                Point(key, _scaled(row[column], scale) if row[-1] <= born_until else 0, row[-1]) for key, row in series.series.items()
+            ]
+        return Shown(family, labels, points)
+
+    def _call_points(self, name: str, scale: int, born_until: int) -> list[Point]:
+        items = [(key, row, row[-1] <= born_until) for key, row in self._calls.series.items()]
+        if name == "tokens":
+            base = len(BY_NAME["calls"].labels)
+            return [
+                Point((*key[:base], token_type, *key[base:]), row[column] if old else 0, row[-1])
+                for key, row, old in items
+                for column, token_type in _TOKEN_TYPES
+            ]
+        if name == "calls":
+            return [Point(key, row[_CALLS] if old else 0, row[-1]) for key, row, old in items]
+        return [
+            Point(key, _scaled(row[_COST], scale) if old else 0, row[-1], _mark(self._cost_marks.get(id(row))) if old else None)
+            for key, row, old in items
+            if key[4] != "unpriced"  # what has no price is no cost of 0
+        ]
+
+    def _histogram_points(self, family: Family, born_until: int) -> list[Point]:
+        points = []
+        for key, row in self._histograms[family.name].series.items():
+            old = row[-1] <= born_until
+            places = range(len(family.buckets) + 1)
+            buckets = tuple(row[:-2]) if old else (0,) * len(places)
+            marks = tuple(_mark(self._bucket_marks.get((id(row), place))) if old else None for place in places)
+            points.append(
+                Point(key if family.labels else (), created_unix_nano=row[-1], buckets=buckets, marks=marks, total=row[-2] if old else 0)
+            )
+        return points
+
+
+def _scaled(amount: int, scale: int) -> Number:
+    return amount if scale == 1 else amount / scale
+
+
+def _mark(kept: tuple[bytes, int, int] | None) -> Mark | None:
+    return None if kept is None else Mark(kept[0].hex(), kept[1], kept[2])

@@ -1,0 +1,494 @@
+"""From the body of an export request to Spans: counted before anything is made of them, each attribute parsed once.
+
+The official classes make an object for every attribute of every span: nine tenths of their cost in Python, and a request of two
+million empty spans becomes ninety times its size. So here the two outer levels are walked by hand, on offsets. The spans of a scope
+are parsed some dozens at a time, with a lean schema (`proto/spantoll/wire/v1/wire.proto`) that leaves attributes as bytes, and
+`intern.Interned` turns those into shared pairs, mostly in C. Whatever is long (prompts) is walked instead, and copied once at most.
+
+What the official parser accepts is accepted. It is stricter about what nobody reads here: the insides of events, links and unwanted
+attributes, the encoding of text (bad bytes become U+FFFD), and nesting (protobuf refuses the request, we drop the attribute).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from receiver.core.span import Attributes, Source, Span, Value
+from receiver.errors import ExportTooLarge, MalformedExport
+from receiver.otlp import wire_pb2 as wire
+from receiver.otlp.anyvalue import MAX_DEPTH, TEXT_BYTES, Lost, Pair, Text, parse
+from receiver.otlp.intern import SHORT, Interned, Limits
+from receiver.otlp.json import Memo, Reader
+from receiver.otlp.record import (
+    NAME_BYTES,
+    NO_SPAN,
+    NO_TRACE,
+    PROCESS_BYTES,
+    PROCESS_KEYS,
+    SLOT_BYTES,
+    SPAN_BYTES,
+    Export,
+    Steps,
+    fault,
+    run,
+    thresholded,
+)
+
+__all__ = ["Decoder", "Export", "Steps", "run"]
+
+SLICE_SPANS: Final = 2_048  #: spans between two yields: some 10 ms
+SLICE_BYTES: Final = 1 << 20  #: bytes between two yields, where the spans are long
+SLICE_FIELDS: Final = 16_384  #: fields between two yields, inside one long message
+
+#: A run of spans that is parsed at once. 64-128 lean spans were fastest: a longer run leaves the processor's cache. It also bounds
+#: what protobuf may make of tiny attributes: 16-48 bytes for one of two bytes.
+RUN_BYTES: Final = 65_536
+SMALL_BYTES: Final = 32_768  #: a ScopeSpans up to this size is one run: no need to look for its spans' boundaries first
+LONG_BYTES: Final = 16_384  #: a longer span, resource or scope is walked, attribute by attribute
+LONG_FIELDS: Final = 1 << 20  #: fields in one such message; half a microsecond each to step over
+
+#: Mean bytes of a span in a run from which its attributes are looked at one by one: hashing a long text costs more than that.
+TEXTUAL_BYTES: Final = 1_536
+
+MAX_NAMES: Final = 8_192  #: distinct span names under 256 B that are remembered
+MAX_SOURCES: Final = 1_024  #: distinct (resource, scope) that are remembered
+MAX_SOURCE_BYTES: Final = 8_192  #: serialized bytes up to which one is
+
+PROCESS_FIELDS: Final = {b"\x0a" + bytes((len(key),)) + key.encode(): key for key in PROCESS_KEYS}
+
+MALFORMED: Final = "the body is no ExportTraceServiceRequest in protobuf encoding: send OTLP, and name its encoding in Content-Type"
+
+# Tags (field number and wire type) of what is walked by hand, and the field numbers that are kept of a long message.
+SPAN_ATTRIBUTE: Final = 0x4A
+RESOURCE_ATTRIBUTE: Final = 0x0A
+SCOPE_ATTRIBUTE: Final = 0x1A
+SPAN_FIELDS: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 16))
+RESOURCE_FIELDS: Final = frozenset((2,))
+SCOPE_FIELDS: Final = frozenset((1, 2, 4))
+
+_fields: Final = attrgetter(
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "name",
+    "kind",
+    "start_time_unix_nano",
+    "end_time_unix_nano",
+    "flags",
+    "dropped_attributes_count",
+    "trace_state",
+    "status",
+    "attributes",
+)
+
+
+class Decoder:
+    """Bodies to Exports, in either encoding. One serves all requests: it holds the bounded tables of what came before.
+
+    limit_of: bytes of this attribute's value that are worth keeping, 0: not wanted. Asked once a key, so it must be pure.
+    max_spans: in one request; over it ExportTooLarge.
+    max_attributes: wanted ones that a span (resource, scope) keeps: the first; others are counted as dropped.
+    max_depth: levels of values in values; a deeper attribute is dropped alone and counted as dropped.
+    interned: entries in the table of attributes, each under 256 B on the wire and about 1 KB in memory.
+    """
+
+    def __init__(
+        self,
+        limit_of: Callable[[str], int],
+        *,
+        max_spans: int = 20_000,
+        max_attributes: int = 1_024,
+        max_depth: int = MAX_DEPTH,
+        interned: int = 65_536,
+    ) -> None:
+        self._max_spans = max_spans
+        self._max_attributes = max_attributes
+        self._max_depth = max_depth
+        self._limits = Limits(limit_of)
+        self._pairs = Interned(self._limits, entries=interned, max_depth=max_depth)
+        self._names = Names(self._pairs)
+        self._statuses = {b"": 0, b"\x18\x00": 0, b"\x18\x01": 1, b"\x18\x02": 2}
+        self._sources: dict[tuple[bytes, bytes], Source] = {}
+        self._memo = Memo(interned)
+
+    def protobuf(self, body: bytes, *, received_unix_nano: int) -> Steps:
+        """Decode a serialized ExportTraceServiceRequest in slices of work. Raises MalformedExport, ExportTooLarge."""
+        export = Export()
+        spans = size = 0  # since the last yield
+        try:
+            for part in self._plan(body):
+                source: Source | None = None
+                for start, end, is_long in part.runs:
+                    given: Given | None = None
+                    if is_long:
+                        given = yield from self._walk(body, start, end, SPAN_ATTRIBUTE, SPAN_FIELDS, self._pairs.ask)
+                        message = wire.ScopeSpans(spans=[wire.Span.FromString(given.rest)])
+                    else:
+                        message = wire.ScopeSpans.FromString(body[start:end])
+                    if source is None:
+                        scope = b"".join(message.scope) if part.scope is None else part.scope
+                        source = self._sources.get((part.resource, scope))
+                        if source is None:
+                            source = yield from self._new_source(part.resource, scope, export)
+                    count = len(message.spans)
+                    export.received += count
+                    if export.received > self._max_spans:
+                        raise ExportTooLarge(what="spans", found=export.received, limit=self._max_spans)
+                    is_textual = end - start > TEXTUAL_BYTES * count
+                    self._spans(message.spans, source, export, received_unix_nano, is_textual, given)
+                    spans += count
+                    size += end - start
+                    if spans >= SLICE_SPANS or size >= SLICE_BYTES:
+                        spans = size = 0
+                        yield
+        except DecodeError as broken:
+            raise MalformedExport(MALFORMED) from broken
+        return export
+
+    def json(self, body: bytes, *, received_unix_nano: int) -> Steps:
+        """Decode an export request in OTLP's JSON encoding in slices of work. Raises MalformedExport, ExportTooLarge."""
+        reader = Reader(
+            self._limits,
+            self._memo,
+            max_spans=self._max_spans,
+            max_attributes=self._max_attributes,
+            max_depth=self._max_depth,
+            received_unix_nano=received_unix_nano,
+        )
+        return reader.read(body)
+
+    def _spans(
+        self,
+        messages: Iterable[wire.Span],
+        source: Source,
+        export: Export,
+        received_unix_nano: int,
+        is_textual: bool,
+        given: Given | None,
+    ) -> None:
+        """The hot loop: everything is a local name, and what can be done in C is. No yield: it owns the tables' counters."""
+        pairs, names, statuses, text = self._pairs, self._names, self._statuses, self._pairs.text
+        find, parse_long = pairs.__getitem__, pairs.parse
+        most = self._max_attributes
+        append = export.spans.append
+        attributes: Attributes
+        last_trace = b""
+        pairs.fresh = pairs.lost = text.sanitized = 0
+        for message in messages:
+            trace_id, span_id, parent, raw_name, kind, start, end, flags, dropped, state, status, raws = _fields(message)
+            if trace_id == last_trace:
+                trace_id = last_trace  # one object for the neighbours of a trace
+            elif len(trace_id) != 16 or trace_id == NO_TRACE:
+                export.rejected["invalid_trace_id"] += 1
+                continue
+            else:
+                last_trace = trace_id
+            if len(span_id) != 8 or span_id == NO_SPAN or (parent and (len(parent) != 8 or parent == NO_SPAN)):
+                if reason := fault(trace_id, span_id, parent):
+                    export.rejected[reason] += 1
+                    continue
+                parent = b""
+            if given is not None:
+                attributes = given.pairs
+                pairs.fresh += given.fresh
+                text.sanitized += given.sanitized
+                dropped += given.lost
+            elif is_textual:
+                attributes = tuple([pair for raw in raws if (pair := find(raw) if len(raw) < SHORT else parse_long(raw))])
+            else:
+                attributes = tuple(filter(None, map(find, raws[:])))
+            if len(attributes) > most:
+                dropped += len(attributes) - most
+                attributes = attributes[:most]
+            name = names[raw_name]
+            size = SPAN_BYTES + SLOT_BYTES * len(attributes)
+            if pairs.fresh:
+                size += pairs.fresh
+                pairs.fresh = 0
+            if pairs.lost:
+                dropped += pairs.lost
+                pairs.lost = 0
+            code = statuses.get(status)
+            if code is None:
+                code = wire.Status.FromString(status).code
+            append(
+                Span(
+                    source,
+                    trace_id,
+                    span_id,
+                    parent,
+                    name,
+                    kind,
+                    start,
+                    end,
+                    attributes,
+                    flags,
+                    code,
+                    dropped,
+                    thresholded(state.decode(errors="replace")) if state else False,
+                    size,
+                    received_unix_nano,
+                )
+            )
+        export.sanitized += text.sanitized
+        pairs.age()
+        names.age()
+
+    def _plan(self, body: bytes) -> list[Part]:
+        """What is to be parsed, in pieces of bounded size, after counting what is there. Nothing of it was parsed or copied yet."""
+        most = self._max_spans
+        parts: list[Part] = []
+        spans = 0
+        resource_spans, _ = split(body, 0, len(body), most, "resource_spans")
+        for start, end in resource_spans:
+            resource, scope_spans = split(body, start, end, most - len(parts), "scope_spans")
+            raw = b"".join([body[first:last] for first, last in resource])
+            for first, last in scope_spans:
+                if last - first <= SMALL_BYTES:
+                    parts.append(Part(raw, None, [(first, last, False)]))
+                else:
+                    scope, runs, count = cut_into_runs(body, first, last, most - spans)
+                    spans += count
+                    parts.append(Part(raw, scope, runs))
+        return parts
+
+    def _walk(
+        self, data: bytes, start: int, end: int, tag: int, kept: frozenset[int], ask: Callable[[bytes], Pair | None]
+    ) -> Generator[None, None, Given]:
+        """The wanted pairs of one long message, and its other fields that are `kept`. Yields: no counter survives that."""
+        pairs, text = self._pairs, self._pairs.text
+        pairs.fresh = pairs.lost = text.sanitized = 0
+        found: list[Pair] = []
+        rest = bytearray()
+        fresh = lost = sanitized = fields = 0
+        at = start
+        while at < end:
+            first = at
+            found_tag, at = varint(data, at, 5)
+            if found_tag == tag:
+                length, at = varint(data, at, 5)
+                if at + length > end:
+                    raise MalformedExport(MALFORMED)
+                pair = ask(data[at : at + length])
+                at += length
+                if pair is not None:
+                    if len(found) < self._max_attributes:
+                        found.append(pair)
+                    else:
+                        lost += 1
+            else:
+                number, at = skip(data, first, end)
+                if number in kept:
+                    rest += data[first:at]
+            fields += 1
+            if not fields % SLICE_FIELDS or at == end:
+                if fields > LONG_FIELDS:
+                    raise ExportTooLarge(what="fields of one span, resource or scope", found=fields, limit=LONG_FIELDS)
+                fresh, lost, sanitized = fresh + pairs.fresh, lost + pairs.lost, sanitized + text.sanitized
+                pairs.age()
+                if at < end:
+                    yield
+                pairs.fresh = pairs.lost = text.sanitized = 0
+        return Given(tuple(found), bytes(rest), fresh, lost, sanitized)
+
+    def _new_source(self, raw_resource: bytes, raw_scope: bytes, export: Export) -> Generator[None, None, Source]:
+        """Parse a resource and a scope, and remember them unless they are long."""
+        walked = yield from self._walk(raw_resource, 0, len(raw_resource), RESOURCE_ATTRIBUTE, RESOURCE_FIELDS, self._ask_resource)
+        resource = wire.Resource.FromString(walked.rest)
+        export.sanitized += walked.sanitized
+        dropped = walked.lost + resource.dropped_attributes_count
+        attributes = first_of_each(walked.pairs)
+        walked = yield from self._walk(raw_scope, 0, len(raw_scope), SCOPE_ATTRIBUTE, SCOPE_FIELDS, self._pairs.ask)
+        scope = wire.InstrumentationScope.FromString(walked.rest)
+        text = Text()
+        source = Source(
+            resource=attributes,
+            scope=text.decode(scope.name, NAME_BYTES),
+            scope_version=text.decode(scope.version, NAME_BYTES),
+            attributes=first_of_each(walked.pairs),
+            dropped_attributes=dropped + walked.lost + scope.dropped_attributes_count,
+        )
+        export.sanitized += walked.sanitized + text.sanitized
+        if len(raw_resource) + len(raw_scope) <= MAX_SOURCE_BYTES:
+            if len(self._sources) >= MAX_SOURCES:
+                self._sources.clear()
+            self._sources[raw_resource, raw_scope] = source
+        return source
+
+    def _ask_resource(self, raw: bytes) -> Pair | None:
+        """A resource attribute: those that name the process are kept in any case."""
+        pair = self._pairs.ask(raw)
+        if pair is None and (key := PROCESS_FIELDS.get(raw[: 2 + raw[1]] if len(raw) > 1 else b"")):
+            value = b"".join(wire.KeyValue.FromString(raw).value)
+            try:
+                return key, parse(value, limit=PROCESS_BYTES, text=self._pairs.text, max_depth=self._max_depth)
+            except Lost:
+                self._pairs.lost += 1
+        return pair
+
+
+class Part(NamedTuple):
+    """One ScopeSpans of a request."""
+
+    resource: bytes  #: serialized Resource, b"" when there is none
+    scope: bytes | None  #: serialized InstrumentationScope; None: stands in the one run, not looked for yet
+    runs: list[tuple[int, int, bool]]  #: start and end of some spans with their tags, or (True) of one long span without its tag
+
+
+class Given(NamedTuple):
+    """What was found in a long message."""
+
+    pairs: Attributes
+    rest: bytes  #: its other fields, serialized
+    fresh: int  #: bytes of memory that the pairs hold
+    lost: int  #: wanted attributes that are not in `pairs`
+    sanitized: int
+
+
+class Names(dict[bytes, str]):
+    """Span names: bytes on the wire -> the shared str. Ask with `[]`. Takes no more when it is full, until it ages."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: Interned) -> None:
+        super().__init__()
+        self._pairs = pairs
+
+    def __missing__(self, raw: bytes) -> str:
+        text = self._pairs.text
+        before = text.sanitized
+        name = text.decode(raw, NAME_BYTES)
+        self._pairs.fresh += TEXT_BYTES + len(name)
+        if len(raw) < SHORT and text.sanitized == before and len(self) < MAX_NAMES:
+            self[raw] = name
+        return name
+
+    def age(self) -> None:
+        """Forget all when full: what is still in use comes again at once."""
+        if len(self) >= MAX_NAMES:
+            self.clear()
+
+
+def first_of_each(pairs: Attributes) -> dict[str, Value]:
+    """Of a repeated key the first counts."""
+    found: dict[str, Value] = {}
+    for key, value in pairs:
+        found.setdefault(key, value)
+    return found
+
+
+# ------------------------------------------------------------------------------------- protobuf's wire format, on offsets
+
+
+def varint(data: bytes, at: int, most: int) -> tuple[int, int]:
+    """The varint of at most `most` bytes at an offset, and where it ends. Raises MalformedExport."""
+    value = shift = 0
+    for byte in data[at : at + most]:
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise MalformedExport(MALFORMED)
+
+
+def skip(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """The number of the field at an offset, and where it ends. Raises MalformedExport."""
+    groups: list[int] = []  # numbers of the groups that are open: a form that proto3 no longer writes, and must still step over
+    while True:
+        tag, at = varint(data, at, 5)
+        number, wire_type = tag >> 3, tag & 7
+        if number == 0 or tag > 0xFFFFFFFF:
+            raise MalformedExport(MALFORMED)
+        if wire_type == 0:
+            _, at = varint(data, at, 10)
+        elif wire_type == 1:
+            at += 8
+        elif wire_type == 2:
+            length, at = varint(data, at, 5)
+            at += length
+        elif wire_type == 3:
+            groups.append(number)
+        elif wire_type == 5:
+            at += 4
+        elif wire_type != 4 or not groups or groups.pop() != number:
+            raise MalformedExport(MALFORMED)
+        if at > end:
+            raise MalformedExport(MALFORMED)
+        if not groups:
+            return number, at
+
+
+Range = tuple[int, int]
+
+
+def split(data: bytes, start: int, end: int, most: int, what: str) -> tuple[list[Range], list[Range]]:
+    """Where the payloads of fields 1 and 2 lie in a message, at most `most` of each: else ExportTooLarge. Raises MalformedExport."""
+    ones: list[Range] = []
+    twos: list[Range] = []
+    at = start
+    while at < end:
+        first = at
+        tag, at = varint(data, at, 5)
+        if tag in (0x0A, 0x12):
+            length, at = varint(data, at, 5)
+            if at + length > end:
+                raise MalformedExport(MALFORMED)
+            found = ones if tag == 0x0A else twos
+            found.append((at, at + length))
+            at += length
+            if len(found) > most:
+                raise ExportTooLarge(what=what, found=len(found), limit=most)
+        else:
+            _, at = skip(data, first, end)
+    return ones, twos
+
+
+def cut_into_runs(data: bytes, start: int, end: int, most: int) -> tuple[bytes, list[tuple[int, int, bool]], int]:
+    """The scope of a ScopeSpans, runs of its spans, and how many they are: over `most` ExportTooLarge. Raises MalformedExport."""
+    scope: list[bytes] = []
+    runs: list[tuple[int, int, bool]] = []
+    count = 0
+    begin = at = start  # of the run, of the field
+    while at < end:
+        first = at
+        if data[at] == 0x12 and at + 2 < end:  # as every encoder writes a span; 0.1 us a span matter here
+            tag = 0x12
+            length = data[at + 1]
+            more = data[at + 2]
+            if length < 0x80:
+                at += 2
+            elif more < 0x80:
+                length = length & 0x7F | more << 7
+                at += 3
+            else:
+                length, at = varint(data, at + 1, 5)
+        else:
+            tag, at = varint(data, at, 5)
+            length, at = varint(data, at, 5) if tag in (0x0A, 0x12) else (0, skip(data, first, end)[1])
+        at += length
+        if at > end:
+            raise MalformedExport(MALFORMED)
+        if tag == 0x12:
+            count += 1
+            if count > most:
+                raise ExportTooLarge(what="spans", found=count, limit=most)
+            if length <= LONG_BYTES:
+                if at - begin >= RUN_BYTES:
+                    runs.append((begin, at, False))
+                    begin = at
+                continue
+        elif tag == 0x0A:
+            scope.append(data[at - length : at])
+        if first > begin:
+            runs.append((begin, first, False))
+        if tag == 0x12:
+            runs.append((at - length, at, True))
+        begin = at
+    if end > begin:
+        runs.append((begin, end, False))
+    return b"".join(scope), runs, count

@@ -1,0 +1,1 @@
+"""Where the books are kept, behind the protocols of `core.journal`."""
