@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 import signal
@@ -32,9 +33,10 @@ from receiver.core.prices import PriceBook, PriceOptions
 from receiver.core.sources import Sources
 from receiver.core.usage import Reader, Rules
 from receiver.core.window import Window, WindowLimits
-from receiver.errors import ReceiverError
+from receiver.errors import ConfigError, ReceiverError
 from receiver.intake import Intake
 from receiver.metrics import Metrics
+from receiver.metrics.collector import MetricsOptions
 from receiver.offline import Offline
 from receiver.otlp.decode import Decoder
 from receiver.otlp.grpc_server import GrpcOptions, GrpcServer
@@ -90,29 +92,39 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def price_book(config: Config) -> PriceBook:
     """The price layers that the configuration asks for. Raises ConfigError for a list that cannot be used."""
     prices = config.prices
-    litellm = None
-    if prices.litellm_file:
-        litellm = tables.load_json_file(Path(prices.litellm_file))
+    litellm = _litellm_list(prices.litellm_file) if prices.litellm_file else None
+    rows = as_table(prices)["override"]
     return PriceBook.build(
-        tables.load_json("prices.json.gz"),
+        tables.load_json("prices.json"),
         patch=tables.load_toml("prices-patch.toml"),
-        overrides=as_table(prices)["override"],
+        contract=[row for row in rows if row.get("account")],  # an account's own prices go before everybody's
+        overrides=[row for row in rows if not row.get("account")],
         aliases=prices.aliases,
         litellm=litellm,
         options=PriceOptions(
-            accept_start_before_seconds=prices.accept_start_before,
-            accept_start_after_seconds=prices.accept_start_after,
+            accept_before=prices.accept_start_before,
+            accept_after=prices.accept_start_after,
             prefer_reported=prices.prefer_reported,
             cache_write_default=prices.cache_write_default,
         ),
     )
 
 
+def _litellm_list(path: str) -> dict[str, Any]:
+    try:
+        document = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"prices.litellm_file: {path} cannot be used: {error}"]) from error
+    if not isinstance(document, dict):
+        raise ConfigError([f"prices.litellm_file: {path} is no JSON object: it must be LiteLLM's model_prices_and_context_window.json"])
+    return document
+
+
 def theory(config: Config) -> Theory:
     """The rules that turn spans into charges."""
     return Theory(
         rules=Rules.from_tables(tables.load_toml("usage.toml"), as_table(config.usage)["scope"]),
-        counting=CountOptions(lost_context=config.counting.join_lost_context, gateways=config.counting.join_gateways),
+        counting=CountOptions(lost_context=config.counting.join_lost_context, gateway=config.counting.join_gateways),
         book=price_book(config),
         attribution=AttributionRules.from_tables(tables.load_toml("attribution.toml"), config.attribution.keys),
     )
@@ -156,7 +168,7 @@ class Daemon:
         self._config = config
         self._clock = clock = clock or SystemClock()
         rules = theory(config)
-        self.metrics = Metrics(options=_metrics_options(config), now_unix_nano=clock.unix_nano())
+        self.metrics = Metrics(_metrics_options(config), unix_nano=clock.unix_nano)
         self.journal = MemoryJournal()
         self.window = Window(_window_limits(config), records=self.journal.records)
         self._sources = Sources()
@@ -296,7 +308,7 @@ class Daemon:
         metrics.gauge("window_trace_age_seconds", lambda: window.oldest_age(now=clock.monotonic()))
         metrics.gauge("window_provisional_cost_usd", lambda: self.closing.provisional_pusd / 1e12)
         metrics.gauge("seen_horizon_seconds", lambda: window.seen_horizon_seconds(now=clock.monotonic()))
-        metrics.gauge("price_snapshot_age_seconds", lambda: clock.unix_nano() / 1e9 - self._book.snapshot_unix_seconds)
+        metrics.gauge("price_snapshot_age_seconds", lambda: clock.unix_nano() / 1e9 - self._book.snapshot_unix_nano / 1e9)
         metrics.gauge("receiver_in_flight_bytes", self._budget.held)
 
     # --- while it runs -----------------------------------------------------------------------------------------------------
@@ -336,7 +348,7 @@ class Daemon:
         while True:
             due = monotonic() + STALL_LOOK_SECONDS
             await asyncio.sleep(STALL_LOOK_SECONDS)
-            self.metrics.loop_stall(max(0.0, monotonic() - due))
+            self.metrics.stalled(max(0.0, monotonic() - due))
 
 
 class _Operations:
@@ -380,3 +392,8 @@ def _context(tls: Tls | None, *, insecure: bool) -> ssl.SSLContext | None:
 def _window_limits(config: Config) -> WindowLimits:
     window = config.window
     return WindowLimits(**{each.name: getattr(window, each.name) for each in fields(window)})
+
+
+def _metrics_options(config: Config) -> MetricsOptions:
+    metrics = config.metrics
+    return MetricsOptions(**{each.name: getattr(metrics, each.name) for each in fields(metrics)})

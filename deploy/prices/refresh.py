@@ -272,9 +272,7 @@ def main() -> int:
         return 1
     if args.write:
         SNAPSHOT.write_text(serialise(new))
-        notice = importlib.metadata.distribution("genai-prices").locate_file(
-            f"genai_prices-{new['version']}.dist-info/licenses/LICENSE"
-        )
+        notice = importlib.metadata.distribution("genai-prices").locate_file(f"genai_prices-{new['version']}.dist-info/licenses/LICENSE")
         LICENSE.write_text(Path(str(notice)).read_text())
         print(f"wrote {SNAPSHOT} and {LICENSE}")
     return 0

@@ -14,12 +14,14 @@ import click
 from receiver import __version__
 from receiver.cli.attribute import attribute
 from receiver.cli.check_config import check_config
+from receiver.cli.demo import demo
 from receiver.cli.price import price
 from receiver.cli.serve import serve
 
 _EPILOG = """
 \b
 Start here:
+  spantoll demo                         see it work on recorded agent runs, in half a minute
   spantoll serve                        take spans on localhost:4317 (gRPC) and localhost:4318 (HTTP)
   spantoll attribute traces.jsonl       what the model calls in a file cost, and who spent it
   spantoll price claude-sonnet-4-5      what a model costs
@@ -41,5 +43,5 @@ def main() -> None:
     """
 
 
-for verb in (serve, check_config, attribute, price):
+for verb in (serve, demo, attribute, price, check_config):
     main.add_command(verb)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
+import time
 
 import click
 
@@ -53,14 +54,20 @@ def price(  # noqa: PLR0917 -- click calls it by name
     config = read_config(config_file, assignments)
     from receiver import app  # noqa: PLC0415 -- brings the price lists in, which --help need not wait for
 
-    at = moment or dt.datetime.now(dt.UTC)
     with usable_configuration():
         book = app.price_book(config)
-    described = book.describe(model, provider, at if at.tzinfo else at.replace(tzinfo=dt.UTC))
+    described = book.describe(model, provider, at=_unix_nano(moment))
     if output_format == "json":
-        click.echo(json.dumps(described, indent=2, default=str))
+        click.echo(json.dumps(described, indent=2))
     else:
         from receiver.cli.tables import print_price  # noqa: PLC0415 -- brings rich in, which JSON need not wait for
 
         print_price(described)
-    sys.exit(0 if described.get("source") else 1)
+    sys.exit(0 if described["found"] else 1)
+
+
+def _unix_nano(moment: dt.datetime | None) -> int:
+    """A date or time as prices are asked for; UTC where it names no offset, now where there is none."""
+    if moment is None:
+        return time.time_ns()
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()) * 1_000_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -10,51 +11,59 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from receiver.core.prices.cards import REQUEST_RATES, TOKEN_RATES
+from receiver.core.report import DOUBT_SENTENCES
 from receiver.logs import printable
 
-#: What a doubt means, in half a sentence; the reasons are `core.calls.call.Doubt`.
-DOUBTS: Final = {
-    "cache_mode_guess": "whether its input count holds the cached tokens is a guess",
-    "suspected_double": "looks like another counted call, and no rule joins or parts the two",
-    "emitted_cost_differs": "the span states a cost that differs by more than 2 %",
-    "wrapper_differs": "the agent around it states other sums than its calls",
-    "unknown_emitter": "its instrumentation is not known here",
-    "model_alias": "its model is in no price list under the name that it states",
-    "outer_without_inner": "stands for several model calls that show no usage themselves",
-    "sampled": "spans of its trace were sampled away",
-    "dropped_attributes": "attributes were dropped before they came",
-    "clamped": "its counts contradict each other and were cut",
-}
 _MOST_MISSING: Final = 10  #: lines; the JSON report holds all
 
 
 def print_report(report: dict[str, Any], dimensions: tuple[str, ...], *, console: Console | None = None) -> None:
-    """The totals, a table a dimension, the doubts, and what is missing."""
+    """The totals, a table a dimension, the doubts, and what is missing: the report's notes say the same in sentences."""
     console = console or Console()
     totals = report["totals"]
     duplicates = f" ({totals['duplicate_spans']:,} came twice)" if totals["duplicate_spans"] else ""
     console.print(f"{totals['spans']:,} spans{duplicates} in {totals['traces']:,} traces, {totals['calls']:,} model calls")
-    console.print(Text(f"{dollars(totals['cost_usd'])} in all", style="bold"), end="")
-    console.print(Text(f", and {totals['unpriced_calls']:,} calls without a price" if totals["unpriced_calls"] else "", style="yellow"))
+    if totals["cost_usd"] is None:
+        console.print(Text("none of them has a price", style="bold yellow"))
+    else:
+        console.print(Text(f"{dollars(totals['cost_usd'])} in all", style="bold"), end="")
+        console.print(Text(f", and {totals['unpriced_calls']:,} calls without a price" if totals["unpriced_calls"] else "", style="yellow"))
     for dimension in dimensions:
         console.print(_by(dimension, report["attributions"].get(dimension, [])))
     if totals["doubts"]:
         console.print(_doubts(totals["doubts"]))
     if report["missing"]:
         console.print(_missing(report["missing"]))
-    for note in report["notes"]:
-        console.print(Text(printable(str(note)), style="yellow"))
 
 
 def print_price(described: dict[str, Any], *, console: Console | None = None) -> None:
-    """Everything that a price book says of a model, nested parts as tables of their own."""
+    """What a price book says of a model: which list, which rates, since when; or what it may have been called."""
     console = console or Console()
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _flat(described):
-        table.add_row(name, Text(printable(value)))
-    console.print(table)
+    if not described["found"]:
+        console.print(Text(f"{printable(described['asked'])} is in no price list: its calls would be unpriced, not free.", style="yellow"))
+        if described["near"]:
+            console.print(Text("Did you mean: " + ", ".join(printable(name) for name in described["near"])))
+        return
+    heading = f"{described['provider']}/{described['model']}, as {described['source']} {described['version']} says"
+    console.print(Text(printable(heading), style="bold"))
+    if not described["sure"]:
+        console.print(
+            Text(f"{printable(described['asked'])} is not listed under that name: its calls carry the doubt model_alias", style="yellow")
+        )
+    since, until = moment(described["valid_from"]), moment(described["valid_to"])
+    if since or until:
+        console.print(f"valid{' from ' + since if since else ''}{' until ' + until if until else ''}")
+    if described["by_time_of_day"]:
+        console.print("the rates change with the time of day; these are of the moment that was asked for")
+    console.print(_rates(described["rates"]))
+    for unit, amount in described["other_rates"].items():
+        console.print(Text(printable(f"also listed, in a unit that spans do not count: {unit} {amount}"), style="dim"))
+
+
+def moment(unix_nano: int | None) -> str:
+    """A moment as people write it, "" for none."""
+    return "" if unix_nano is None else f"{datetime.fromtimestamp(unix_nano // 10**9, UTC):%Y-%m-%d %H:%M} UTC".replace(" 00:00 UTC", "")
 
 
 def dollars(amount: str | None) -> str:
@@ -82,7 +91,7 @@ def _doubts(doubts: dict[str, int]) -> Table:
     table.add_column("calls", justify="right")
     table.add_column("meaning", overflow="fold")
     for reason, calls in sorted(doubts.items(), key=lambda item: (-item[1], item[0])):
-        table.add_row(reason, f"{calls:,}", DOUBTS.get(reason, ""))
+        table.add_row(reason, f"{calls:,}", DOUBT_SENTENCES.get(reason, ""))
     return table
 
 
@@ -104,12 +113,16 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """A nested value as (dotted name, text)."""
-    if isinstance(value, dict):
-        return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else str(key))]
-    if isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value):
-        return [pair for at, inner in enumerate(value) for pair in _flat(inner, f"{name}[{at}]")]
-    if isinstance(value, (list, tuple)):
-        return [(name, ", ".join(map(str, value)))]
-    return [(name, "" if value is None else str(value))]
+def _rates(rows: list[dict[str, Any]]) -> Table:
+    """A row per tier and length of request; a column per rate that any row has."""
+    table = _table("USD per million tokens (web_search and request: per thousand)")
+    stated = {name for row in rows for name in row["rates"]}
+    names = [name for name in (*TOKEN_RATES, *REQUEST_RATES) if name in stated]
+    table.add_column("tier", no_wrap=True)
+    table.add_column("input above", justify="right")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")  # breaks at its blanks where the terminal is narrow
+    for row in rows:
+        above = f"{row['above_input_tokens']:,}" if row["above_input_tokens"] else ""
+        table.add_row(row["tier"], above, *(str(row["rates"].get(name, "")) for name in names))
+    return table

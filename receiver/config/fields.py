@@ -80,7 +80,10 @@ def keys_of(cls: type) -> dict[str, Field[Any]]:
 
 
 def as_table(values: Any) -> dict[str, Any]:
-    """A section or row by TOML names, for those who take tables: arrays of tables always, of other keys those that say more than their default."""
+    """A section or row by TOML names, for those who take tables.
+
+    Arrays of tables are always in it, of other keys those that say something else than their default.
+    """
     told: dict[str, Any] = {}
     for name, described in keys_of(type(values)).items():
         value = getattr(values, described.name)

@@ -302,9 +302,7 @@ class PriceOverride:
     account: str = key("", kinds.Text(), 'Only calls of this account (its contract), "" for all.')
     valid_from: int | None = key(None, kinds.Moment(), "From this moment on, by the call's start; absent: since ever.", name="from")
     valid_to: int | None = key(None, kinds.Moment(), "Until just before this moment; absent: for good.", name="to")
-    tier: str = choice(
-        "", ("", "standard", "flex", "priority", "batch", "fast"), 'Only calls of this service tier, "" for all.'
-    )
+    tier: str = choice("", ("", "standard", "flex", "priority", "batch", "fast"), 'Only calls of this service tier, "" for all.')
     rates: dict[str, Decimal] = key(
         {},
         kinds.Table(kinds.Money(), keys=(*TOKEN_RATES, *REQUEST_RATES), allowed="a table of rates to USD"),

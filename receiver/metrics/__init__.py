@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from receiver.metrics.collector import Metrics
+from receiver.metrics.collector import Metrics, MetricsOptions
 from receiver.metrics.families import FAMILIES, PREFIX, Family, Kind
 from receiver.metrics.labels import OVERFLOW, UNKNOWN
 
-__all__ = ["FAMILIES", "OVERFLOW", "PREFIX", "UNKNOWN", "Family", "Kind", "Metrics"]
+__all__ = ["FAMILIES", "OVERFLOW", "PREFIX", "UNKNOWN", "Family", "Kind", "Metrics", "MetricsOptions"]

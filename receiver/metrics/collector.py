@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from operator import attrgetter
 from typing import Any, Final
@@ -18,7 +19,7 @@ from receiver.core.attribution import Charge
 from receiver.core.calls.call import Missing
 from receiver.metrics.exposition import Mark, Point, Shown, exposition
 from receiver.metrics.families import BY_NAME, FAMILIES, Family, Kind, find
-from receiver.metrics.labels import Raw, Row, Series, Values
+from receiver.metrics.labels import Labels, Raw, Row, Series, Values
 
 #: Values of a label that spans fill but no account limits (instrumentation scopes): a house has tens.
 MAX_SCOPES: Final = 500
@@ -26,6 +27,8 @@ MAX_SCOPES: Final = 500
 HISTOGRAM_SHARE: Final = 8
 
 _NANO: Final = 10**9
+
+_BASIS: Final = BY_NAME["calls"].labels.index("basis")
 
 # Columns of a row of calls
 _COST, _CALLS, _UNCACHED, _READ, _WRITE, _OUTPUT = range(6)
@@ -69,32 +72,29 @@ class Counter:
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsOptions:
+    """What an operator can choose (section `metrics` of the configuration)."""
+
+    dimensions: Sequence[str] = ()  #: dimensions of a Charge that become labels beside those of the table
+    max_series_per_account: int = 2_000  #: of each table of series; what goes over is folded into `__overflow__`
+    max_series: int = 20_000  #: the same over all accounts
+    #: Seconds for which a new series is shown at 0 before its value. `rate()` works on differences, so the first value of a series is
+    #: lost to it where its created timestamp is not ingested (prometheus/prometheus#3886).
+    zero_first: float = 0.0
+    created_in_text: bool = False  #: created timestamps in the plain text format, too, where they are gauges of their own
+
+
 class Metrics:
     """All counters of the daemon. Methods named after what happened; all of them are cheap and none may fail."""
 
-    def __init__(
-        self,
-        *,
-        unix_nano: Callable[[], int],
-        dimensions: Sequence[str] = (),
-        max_series_per_account: int = 2_000,
-        max_series: int = 20_000,
-        zero_first: float = 0.0,
-        created_in_text: bool = False,
-    ) -> None:
-        """
-        Args:
-            unix_nano: the wall clock, for created timestamps, exemplars and `zero_first`.
-            dimensions: dimensions of a Charge that become labels beside those of the table.
-            max_series_per_account, max_series: of each table of series; what goes over is folded into `__overflow__`.
-            zero_first: seconds for which a new series is shown at 0 before its value. `rate()` works on differences, so the first
-                value of a series is lost to it, unless the created timestamp is ingested.
-            created_in_text: also write created timestamps into the plain text format, as gauges of their own.
-        """
+    def __init__(self, options: MetricsOptions | None = None, *, unix_nano: Callable[[], int]) -> None:
+        """Start at nothing; `unix_nano` is the wall clock, for created timestamps, exemplars and `zero_first`."""
+        options = options or MetricsOptions()
         self._unix_nano = unix_nano
-        self._zero_first_nano = round(zero_first * _NANO)
-        self._created_in_text = created_in_text
-        self._dimensions = tuple(dimensions)
+        self._zero_first_nano = round(options.zero_first * _NANO)
+        self._created_in_text = options.created_in_text
+        self._dimensions = dimensions = tuple(options.dimensions)
         self._more: Callable[[Charge], Any] | None = attrgetter(*dimensions) if dimensions else None
         self._counters = {
             family.name: Counter(family, unix_nano=unix_nano, caps=self._caps(family))
@@ -102,6 +102,7 @@ class Metrics:
             if family.kind is Kind.COUNTER and "account" not in family.labels
         }
         self._gauges: dict[str, Callable[[], GaugeValue]] = {}
+        max_series_per_account, max_series = options.max_series_per_account, options.max_series
         self._calls = self._series((*BY_NAME["calls"].labels, *self._dimensions), 6, max_series_per_account, max_series)
         self._unpriced = self._series(BY_NAME["unpriced_calls"].labels, 2, max_series_per_account, max_series)
         self._caching = self._series(BY_NAME["cache_savings_gross_usd"].labels, 2, max_series_per_account, max_series)
@@ -178,11 +179,9 @@ class Metrics:
             if lack.reason == "no_usage":
                 self._row(self._unpriced, (lack.account, lack.model, lack.reason), now)[_UNPRICED_CALLS] += 1
 
-    def released(self, trigger: str, traces: int, *, ages: Iterable[float] = ()) -> None:
-        """Traces left the window; `ages` in seconds since their first spans."""
+    def released(self, trigger: str, traces: int) -> None:
+        """Traces left the window."""
         self._counters["window_released"].add((trigger,), traces)
-        for age in ages:
-            self._observe_seconds("window_trace_age_seconds", (), age)
 
     # what the intake line tells
 
@@ -224,7 +223,7 @@ class Metrics:
 
     # what the daemon tells
 
-    def stalled(self, seconds: float) -> None:
+    def loop_stall(self, seconds: float) -> None:
         """The event loop came this much later than it was asked to."""
         self._observe_seconds("loop_stall_seconds", (), seconds)
 
@@ -304,10 +303,11 @@ class Metrics:
         return bucket
 
     def _shown(self, family: Family, born_until: int, *, scaled: bool = True) -> Shown | None:
+        """A family with a copy of its numbers; None for a gauge that nobody feeds. Series younger than `born_until` show 0."""
         labels = family.labels
         scale = family.scale if scaled else 1
         name = family.name
-        points: list[Point]
+        points: Iterable[Point]
         if family.kind is Kind.INFO:
             points = [Point((__version__, platform.python_version()), 1)]
         elif family.kind is Kind.GAUGE:
@@ -318,12 +318,16 @@ class Metrics:
             values = value if isinstance(value, Mapping) else {(): value}
             points = [Point(key, number) for key, number in values.items()]
         elif family.kind is Kind.HISTOGRAM:
-            points = self._histogram_points(family, born_until)
+            points = self._histogram_points(family, _copy(self._histograms[name]), born_until)
         elif name in self._counters:
             points = self._counters[name].points(born_until)
+        elif name == "tokens":
+            labels = (*labels, *self._dimensions)
+            points = _token_points(_copy(self._calls), born_until)
         elif family.with_dimensions:
             labels = (*labels, *self._dimensions)
-            points = self._call_points(name, scale, born_until)
+            column = _CALLS if name == "calls" else _COST
+            points = self._points(_copy(self._calls), column, scale, born_until, with_unpriced=name == "calls")
         else:
             series, column = {
                 "unpriced_calls": (self._unpriced, _UNPRICED_CALLS),
@@ -332,43 +336,43 @@ class Metrics:
                 "cache_write_premium_usd": (self._caching, _PREMIUM),
                 "missing_spans": (self._missing, 0),
             }[name]
-            points = [
-                Point(key, _scaled(row[column], scale) if row[-1] <= born_until else 0, row[-1]) for key, row in series.series.items()
-            ]
+            points = self._points(_copy(series), column, scale, born_until)
         return Shown(family, labels, points)
 
-    def _call_points(self, name: str, scale: int, born_until: int) -> list[Point]:
-        items = [(key, row, row[-1] <= born_until) for key, row in self._calls.series.items()]
-        if name == "tokens":
-            base = len(BY_NAME["calls"].labels)
-            return [
-                Point((*key[:base], token_type, *key[base:]), row[column] if old else 0, row[-1])
-                for key, row, old in items
-                for column, token_type in _TOKEN_TYPES
-            ]
-        if name == "calls":
-            return [Point(key, row[_CALLS] if old else 0, row[-1]) for key, row, old in items]
-        return [
-            Point(key, _scaled(row[_COST], scale) if old else 0, row[-1], _mark(self._cost_marks.get(id(row))) if old else None)
-            for key, row, old in items
-            if key[4] != "unpriced"  # what has no price is no cost of 0
-        ]
-
-    def _histogram_points(self, family: Family, born_until: int) -> list[Point]:
-        points = []
-        for key, row in self._histograms[family.name].series.items():
+    def _points(
+        self, rows: Sequence[tuple[Labels, Row, int]], column: int, scale: int, born_until: int, *, with_unpriced: bool = True
+    ) -> Iterator[Point]:
+        for key, row, identity in rows:
+            if not with_unpriced and key[_BASIS] == "unpriced":
+                continue  # what has no price is no cost of 0
             old = row[-1] <= born_until
-            places = range(len(family.buckets) + 1)
-            buckets = tuple(row[:-2]) if old else (0,) * len(places)
-            marks = tuple(_mark(self._bucket_marks.get((id(row), place))) if old else None for place in places)
-            points.append(
-                Point(key if family.labels else (), created_unix_nano=row[-1], buckets=buckets, marks=marks, total=row[-2] if old else 0)
+            amount = row[column] if old else 0
+            mark = _mark(self._cost_marks.get(identity)) if old else None  # only rows of calls have any
+            yield Point(key, amount if scale == 1 else amount / scale, row[-1], mark)
+
+    def _histogram_points(self, family: Family, rows: Sequence[tuple[Labels, Row, int]], born_until: int) -> Iterator[Point]:
+        places = range(len(family.buckets) + 1)
+        for key, row, identity in rows:
+            old = row[-1] <= born_until
+            yield Point(
+                key if family.labels else (),
+                created_unix_nano=row[-1],
+                buckets=tuple(row[:-2]) if old else (0,) * len(places),
+                marks=tuple(_mark(self._bucket_marks.get((identity, place))) if old else None for place in places),
+                total=row[-2] if old else 0,
             )
-        return points
 
 
-def _scaled(amount: int, scale: int) -> Number:
-    return amount if scale == 1 else amount / scale
+def _copy(series: Series) -> list[tuple[Labels, Row, int]]:
+    """(labels, a copy of the row, the row's id): what a scrape shows is of one moment, though it is written in slices."""
+    return [(key, row.copy(), id(row)) for key, row in series.series.items()]
+
+
+def _token_points(rows: Sequence[tuple[Labels, Row, int]], born_until: int) -> Iterator[Point]:
+    base = len(BY_NAME["calls"].labels)
+    for key, row, _ in rows:
+        for column, token_type in _TOKEN_TYPES:
+            yield Point((*key[:base], token_type, *key[base:]), row[column] if row[-1] <= born_until else 0, row[-1])
 
 
 def _mark(kept: tuple[bytes, int, int] | None) -> Mark | None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar, Sample
-from prometheus_client.utils import floatToGoString
 
 from receiver.metrics.families import PREFIX, Family, Kind
 
@@ -43,8 +42,7 @@ class _One:
         return (self._metric,)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """An example of what is in a counter or a bucket."""
 
     trace_id: str  #: hex
@@ -52,8 +50,7 @@ class Mark:
     unix_nano: int
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One series of a family at the moment of the scrape."""
 
     labels: tuple[str, ...]
@@ -67,11 +64,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A family with all its points."""
+    """A family with its points: made one by one, of a copy that was taken when this was made."""
 
     family: Family
     labels: tuple[str, ...]
-    points: list[Point]
+    points: Iterable[Point]
 
 
 async def exposition(shown: list[Shown], accept: str, *, created_in_text: bool) -> tuple[str, bytes]:
@@ -89,16 +86,14 @@ async def exposition(shown: list[Shown], accept: str, *, created_in_text: bool) 
 
 
 def _encoded(shown: Shown, encode: Callable[[Collector], bytes], *, is_openmetrics: bool, created_in_text: bool) -> Iterator[bytes]:
-    samples = _samples(shown, created=is_openmetrics, exemplars=is_openmetrics)
-    yield from _slices(_metric(shown.family, shown.family.kind), samples, encode)
-    if created_in_text and not is_openmetrics and shown.family.kind in (Kind.COUNTER, Kind.HISTOGRAM):
-        metric = Metric(PREFIX + shown.family.name + "_created", f"When the series began: {shown.family.help}", "gauge")
-        created = (
-            Sample(metric.name, dict(zip(shown.labels, point.labels, strict=True)), point.created_unix_nano / _NANO)
-            for point in shown.points
-            if point.created_unix_nano
-        )
-        yield from _slices(metric, created, encode)
+    family = shown.family
+    apart = created_in_text and not is_openmetrics and family.kind in (Kind.COUNTER, Kind.HISTOGRAM)
+    created: list[Sample] = []  # in the plain format a family of its own
+    samples = _samples(shown, openmetrics=is_openmetrics, created=created if apart else None)
+    yield from _slices(Metric(PREFIX + family.name, family.help, family.kind.value, family.unit), samples, encode)
+    if apart:
+        metric = Metric(f"{PREFIX}{family.name}_created", f"When the series began: {family.help}", "gauge")
+        yield from _slices(metric, iter(created), encode)
 
 
 def _slices(metric: Metric, samples: Iterator[Sample], encode: Callable[[Collector], bytes]) -> Iterator[bytes]:
@@ -121,27 +116,27 @@ def _text(metric: Metric, encode: Callable[[Collector], bytes], *, described: bo
     return text
 
 
-def _metric(family: Family, kind: Kind) -> Metric:
-    return Metric(PREFIX + family.name, family.help, kind.value, family.unit)
-
-
-def _samples(shown: Shown, *, created: bool, exemplars: bool) -> Iterator[Sample]:
+def _samples(shown: Shown, *, openmetrics: bool, created: list[Sample] | None) -> Iterator[Sample]:
     family = shown.family
     name = PREFIX + family.name
+    suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(family.kind, "")
     for point in shown.points:
         labels = dict(zip(shown.labels, point.labels, strict=True))
         if family.kind is Kind.HISTOGRAM:
-            yield from _buckets(family, name, labels, point, exemplars=exemplars)
+            yield from _buckets(family, name, labels, point, exemplars=openmetrics)
         else:
-            suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(family.kind, "")
-            yield Sample(name + suffix, labels, point.value, None, _exemplar(point.mark, family) if exemplars else None)
-        if created and point.created_unix_nano and family.kind in (Kind.COUNTER, Kind.HISTOGRAM):
-            yield Sample(name + "_created", labels, point.created_unix_nano / _NANO)
+            yield Sample(name + suffix, labels, point.value, None, _exemplar(point.mark, family) if openmetrics else None)
+        if point.created_unix_nano and (openmetrics or created is not None):
+            began = Sample(name + "_created", labels, point.created_unix_nano / _NANO)
+            if created is None:
+                yield began
+            else:
+                created.append(began)
 
 
 def _buckets(family: Family, name: str, labels: dict[str, str], point: Point, *, exemplars: bool) -> Iterator[Sample]:
     count = 0
-    bounds = [floatToGoString(bound / family.scale) for bound in family.buckets]
+    bounds = [str(bound / family.scale) for bound in family.buckets]
     for bound, inside, mark in zip((*bounds, "+Inf"), point.buckets, point.marks, strict=True):
         count += inside
         yield Sample(name + "_bucket", {**labels, "le": bound}, count, None, _exemplar(mark, family) if exemplars else None)

@@ -243,17 +243,13 @@ FAMILIES: Final = (
         labels=("transport", "spoken"),
         help="Connections that spoke another protocol than that of the listener, such as HTTP to the gRPC port.",
     ),
+    Family(name="receiver_in_flight_bytes", kind=Kind.GAUGE, unit="bytes", help="Bytes of requests that are being received or worked on."),
     # what is waiting
     Family(name="window_traces", kind=Kind.GAUGE, help="Open traces."),
     Family(name="window_bytes", kind=Kind.GAUGE, unit="bytes", help="Accounted memory of open traces and of remembered span ids."),
     Family(name="window_released", kind=Kind.COUNTER, labels=("trigger",), help="Traces that were released, by what triggered it."),
     Family(
-        name="window_trace_age_seconds",
-        kind=Kind.HISTOGRAM,
-        unit="seconds",
-        scale=_NANO,
-        buckets=_seconds(1, 3, 6, 10, 30, 60, 300, 600, 1_800, 3_600, 10_800, 21_600),
-        help="Age of a trace when it was released, since its first span came.",
+        name="window_trace_age_seconds", kind=Kind.GAUGE, unit="seconds", help="Age of the oldest open trace, since its first span came."
     ),
     Family(
         name="window_provisional_cost_usd",

@@ -50,7 +50,7 @@ class Values:
     def of(self, raw: str | None) -> str:
         """The value, or `__overflow__`."""
         if raw in self._known:
-            return raw  # type: ignore[return-value]  # what is in the set is a str
+            return raw
         value = label_value(raw)
         if value not in self._known:
             if len(self._known) >= self._most:
@@ -73,11 +73,16 @@ class Series:
         most: int,
         overflowed: Callable[[str], None],
     ) -> None:
-        """
+        """An empty table.
+
         Args:
+            labels: names, the account's first.
             width: integers in a row, at first 0; a last one is added for the time of birth.
             fixed: labels of which the values are ours, never folded.
+            most_per_account: series of one account.
+            most: series in all.
             overflowed: told the label of each value that was folded.
+
         """
         self.rows: dict[Raw, Row] = {}  #: by values as they came; several may lead to one row. A memory only: see `series`
         self.series: dict[Labels, Row] = {}

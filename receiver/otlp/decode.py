@@ -34,6 +34,7 @@ from receiver.otlp.record import (
     Export,
     Steps,
     fault,
+    first_of_each,
     run,
     thresholded,
 )
@@ -59,6 +60,9 @@ MAX_SOURCES: Final = 1_024  #: distinct (resource, scope) that are remembered
 MAX_SOURCE_BYTES: Final = 8_192  #: serialized bytes up to which one is
 
 PROCESS_FIELDS: Final = {b"\x0a" + bytes((len(key),)) + key.encode(): key for key in PROCESS_KEYS}
+
+#: Serialized Status -> its code, where it has no message.
+STATUS_CODES: Final = {b"\x18\x01": 1, b"\x18\x02": 2}
 
 MALFORMED: Final = "the body is no ExportTraceServiceRequest in protobuf encoding: send OTLP, and name its encoding in Content-Type"
 
@@ -110,8 +114,7 @@ class Decoder:
         self._max_depth = max_depth
         self._limits = Limits(limit_of)
         self._pairs = Interned(self._limits, entries=interned, max_depth=max_depth)
-        self._names = Names(self._pairs)
-        self._statuses = {b"": 0, b"\x18\x00": 0, b"\x18\x01": 1, b"\x18\x02": 2}
+        self._names: dict[bytes, str] = {}  # on the wire -> the shared str
         self._sources: dict[tuple[bytes, bytes], Source] = {}
         self._memo = Memo(interned)
 
@@ -171,7 +174,7 @@ class Decoder:
         given: Given | None,
     ) -> None:
         """The hot loop: everything is a local name, and what can be done in C is. No yield: it owns the tables' counters."""
-        pairs, names, statuses, text = self._pairs, self._names, self._statuses, self._pairs.text
+        pairs, names, text = self._pairs, self._names, self._pairs.text
         find, parse_long = pairs.__getitem__, pairs.parse
         most = self._max_attributes
         append = export.spans.append
@@ -201,20 +204,23 @@ class Decoder:
                 attributes = tuple([pair for raw in raws if (pair := find(raw) if len(raw) < SHORT else parse_long(raw))])
             else:
                 attributes = tuple(filter(None, map(find, raws[:])))
-            if len(attributes) > most:
-                dropped += len(attributes) - most
+            count = len(attributes)
+            if count > most:
+                dropped += count - most
+                count = most
                 attributes = attributes[:most]
-            name = names[raw_name]
-            size = SPAN_BYTES + SLOT_BYTES * len(attributes)
-            if pairs.fresh:
+            try:
+                name = names[raw_name]
+            except KeyError:
+                name = self._new_name(raw_name)
+            size = SPAN_BYTES + SLOT_BYTES * count
+            if pairs.fresh or pairs.lost:
                 size += pairs.fresh
-                pairs.fresh = 0
-            if pairs.lost:
                 dropped += pairs.lost
-                pairs.lost = 0
-            code = statuses.get(status)
-            if code is None:
-                code = wire.Status.FromString(status).code
+                pairs.fresh = pairs.lost = 0
+            code = 0
+            if status:
+                code = STATUS_CODES[status] if status in STATUS_CODES else wire.Status.FromString(status).code
             append(
                 Span(
                     source,
@@ -236,7 +242,18 @@ class Decoder:
             )
         export.sanitized += text.sanitized
         pairs.age()
-        names.age()
+        if len(names) >= MAX_NAMES:
+            names.clear()  # what is still in use comes again at once
+
+    def _new_name(self, raw: bytes) -> str:
+        """A span name that was not met before; remembered, but not when it is long, or mended, which is counted each time."""
+        pairs, names = self._pairs, self._names
+        before = pairs.text.sanitized
+        name = pairs.text.decode(raw, NAME_BYTES)
+        pairs.fresh += TEXT_BYTES + len(name)
+        if len(raw) < SHORT and pairs.text.sanitized == before and len(names) < MAX_NAMES:
+            names[raw] = name
+        return name
 
     def _plan(self, body: bytes) -> list[Part]:
         """What is to be parsed, in pieces of bounded size, after counting what is there. Nothing of it was parsed or copied yet."""
@@ -347,38 +364,6 @@ class Given(NamedTuple):
     fresh: int  #: bytes of memory that the pairs hold
     lost: int  #: wanted attributes that are not in `pairs`
     sanitized: int
-
-
-class Names(dict[bytes, str]):
-    """Span names: bytes on the wire -> the shared str. Ask with `[]`. Takes no more when it is full, until it ages."""
-
-    __slots__ = ("_pairs",)
-
-    def __init__(self, pairs: Interned) -> None:
-        super().__init__()
-        self._pairs = pairs
-
-    def __missing__(self, raw: bytes) -> str:
-        text = self._pairs.text
-        before = text.sanitized
-        name = text.decode(raw, NAME_BYTES)
-        self._pairs.fresh += TEXT_BYTES + len(name)
-        if len(raw) < SHORT and text.sanitized == before and len(self) < MAX_NAMES:
-            self[raw] = name
-        return name
-
-    def age(self) -> None:
-        """Forget all when full: what is still in use comes again at once."""
-        if len(self) >= MAX_NAMES:
-            self.clear()
-
-
-def first_of_each(pairs: Attributes) -> dict[str, Value]:
-    """Of a repeated key the first counts."""
-    found: dict[str, Value] = {}
-    for key, value in pairs:
-        found.setdefault(key, value)
-    return found
 
 
 # ------------------------------------------------------------------------------------- protobuf's wire format, on offsets

@@ -32,6 +32,7 @@ from receiver.otlp.record import (
     Export,
     Steps,
     fault,
+    first_of_each,
     thresholded,
 )
 
@@ -480,14 +481,6 @@ def scalar(kind: str, item: Any) -> Value:
         except (ValueError, OverflowError):
             raise MalformedExport(f"doubleValue {str(item)[:40]!r} is no double") from None
     return item if kind == "boolValue" else None
-
-
-def first_of_each(pairs: Attributes) -> dict[str, Value]:
-    """Of a repeated key the first counts."""
-    found: dict[str, Value] = {}
-    for key, value in pairs:
-        found.setdefault(key, value)
-    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- the JSON text

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator
 from typing import Final
 
-from receiver.core.span import Span
+from receiver.core.span import Attributes, Span, Value
 
 NAME_BYTES: Final = 1_024  #: of a span's, scope's or scope version's name; a name is a label, not a text
 
@@ -75,6 +75,14 @@ def fault(trace_id: bytes, span_id: bytes, parent_span_id: bytes) -> str:
     if len(span_id) != 8 or span_id == NO_SPAN:
         return "invalid_span_id"
     return "" if len(parent_span_id) in (0, 8) else "invalid_parent_span_id"
+
+
+def first_of_each(pairs: Attributes) -> dict[str, Value]:
+    """Of a repeated key the first counts."""
+    found: dict[str, Value] = {}
+    for key, value in pairs:
+        found.setdefault(key, value)
+    return found
 
 
 def thresholded(trace_state: str) -> bool:

@@ -102,8 +102,9 @@ class Guard:
 
 
 def _name_of(host: str) -> str:
-    """The name in `name:port`, without brackets and the root's dot."""
+    """The name in `name:port`, without brackets and the root's dot; "" where brackets are not closed."""
     host = host.strip().lower()
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        address, bracket, _ = host[1:].partition("]")
+        return address if bracket else ""
     return host.partition(":")[0].removesuffix(".")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 Key = tuple[str, str, str, str, str]  # family, agent, model, provider, basis
 #: The captures are of one month; their prices are asked for that month however old they are when the test runs.
-OLD_SPANS = "prices.accept_start_before=36500d"
+OLD_SPANS = "prices.accept_start_before=3650d"
 
 
 def by_series(report: dict[str, object]) -> Counter[Key]:

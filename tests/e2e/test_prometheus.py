@@ -28,7 +28,7 @@ def free_port() -> int:
 def test_promtool_finds_no_fault_in_the_metrics(tmp_path: Path) -> None:
     """Names, units, help and types are as Prometheus's own linter wants them, with every family in use."""
     promtool = need_program("promtool", "prometheus")
-    with daemon(tmp_path, "prices.accept_start_before=36500d") as one:
+    with daemon(tmp_path, "prices.accept_start_before=3650d") as one:
         for body in all_bodies(scenarios()[:20]):
             assert one.post(body, "application/x-protobuf")[0] == 200
         one.release()
@@ -40,7 +40,7 @@ def test_promtool_finds_no_fault_in_the_metrics(tmp_path: Path) -> None:
 def test_a_real_prometheus_scrapes_what_the_daemon_shows(tmp_path: Path) -> None:
     """The cost that PromQL adds up is the cost on /metrics, and the created timestamps keep the first increment."""
     prometheus = need_program("prometheus", "prometheus")
-    with daemon(tmp_path, "prices.accept_start_before=36500d") as one:
+    with daemon(tmp_path, "prices.accept_start_before=3650d") as one:
         for body in all_bodies(scenarios()[:20]):
             assert one.post(body, "application/x-protobuf")[0] == 200
         one.release()

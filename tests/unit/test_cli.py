@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import gzip
 import io
 import json
 import subprocess
 import sys
+import time
 import tomllib
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from receiver import __version__
 from receiver.cli import main
 from receiver.cli.files import Document, UnreadableFile, documents
 from receiver.cli.serve import announce, exporter_settings, welcome
-from receiver.cli.tables import DOUBTS, dollars, print_price, print_report
+from receiver.cli.tables import dollars, print_price, print_report
 from receiver.config import Access, AccessKey, Config, Operator, Otlp, OtlpGrpc, OtlpHttp, Tls, commented
 from receiver.core.calls.call import Doubt
+from receiver.core.report import DOUBT_SENTENCES
 from receiver.errors import ConfigError, MalformedExport
 from receiver.otlp.export import Encoding
 
@@ -55,16 +55,21 @@ def test_the_verbs_are_there() -> None:
 
 def test_every_verb_and_option_has_help() -> None:
     """A newcomer learns the program from the program: each verb with examples and exit codes, each option with a sentence."""
-    assert main.help and main.epilog
+    assert main.help
+    assert main.epilog
     for name, verb in verbs().items():
-        assert verb.help and "Exit codes" in verb.help, name
-        assert f"spantoll {name}" in verb.help, f"{name} shows no example"
+        assert verb.help, name
+        assert "Exit codes" in verb.help, name
+        if verb.params:
+            assert f"spantoll {name}" in verb.help, f"{name} shows no example"
         for parameter in verb.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "-h"], ["check-config", "--help"], ["attribute", "--help"], ["price", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["serve", "-h"], ["check-config", "--help"], ["attribute", "--help"], ["price", "--help"]]
+)
 def test_help_is_printed(arguments: list[str]) -> None:
     """Long and short."""
     result = invoke(*arguments)
@@ -77,7 +82,9 @@ def test_python_m_receiver_is_the_program() -> None:
     run = subprocess.run([sys.executable, "-m", "receiver", "--version"], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith(f"spantoll {__version__} ")
-    usage = subprocess.run([sys.executable, "-m", "receiver", "nonsense"], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    usage = subprocess.run(
+        [sys.executable, "-m", "receiver", "nonsense"], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
     assert usage.returncode == 2
     assert usage.stderr.startswith("Usage: spantoll")
 
@@ -124,7 +131,8 @@ def test_a_wrong_configuration_ends_every_verb_with_all_problems(verb: list[str]
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "2 problems" in result.stderr
-    assert "log.level" in result.stderr and "did you mean window.idle_wait?" in result.stderr
+    assert "log.level" in result.stderr
+    assert "did you mean window.idle_wait?" in result.stderr
 
 
 def test_check_config_writes_a_file_to_start_from() -> None:
@@ -184,10 +192,12 @@ def test_a_key_is_asked_for_percent_encoded() -> None:
 
 
 def test_tls_and_plain_text_are_told_apart() -> None:
-    """https where a certificate is set, http where a listener says that it is insecure."""
+    """HTTPS where a certificate is set, HTTP where a listener says that it is insecure."""
     config = Config(tls=Tls(cert_file="c", key_file="k"), otlp=Otlp(http=OtlpHttp(insecure=True)))
     text = welcome(config, PORTS)
-    assert "https://localhost:4317" in text and "http://localhost:4318" in text and "https://localhost:8102" in text
+    assert "https://localhost:4317" in text
+    assert "http://localhost:4318" in text
+    assert "https://localhost:8102" in text
 
 
 def test_a_wildcard_address_is_called_by_a_name_that_the_guard_lets_in() -> None:
@@ -226,7 +236,9 @@ LINE = json.dumps(json.loads(JSON)).encode()
 PRETTY = json.dumps(json.loads(JSON), indent=2).encode()
 
 
-@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, lambda data: gzip.compress(gzip.compress(data))], ids=["plain", "gzip", "gzip2"])
+@pytest.mark.parametrize(
+    "pack", [lambda data: data, gzip.compress, lambda data: gzip.compress(gzip.compress(data))], ids=["plain", "gzip", "gzip2"]
+)
 @pytest.mark.parametrize(
     ("data", "encoding", "bodies"),
     [
@@ -255,17 +267,18 @@ def test_a_file_is_known_by_its_content(pack: Any, data: bytes, encoding: Encodi
 @pytest.mark.parametrize("name", ["export-001.pb"])
 def test_every_capture_is_known_as_protobuf(name: str) -> None:
     """Real exports of all instrumentations, none mistaken for anything else."""
-    found = [list(documents(io.BytesIO(path.read_bytes()), "f"))[0].encoding for path in ROOT.glob(f"tests/data/captures/*/{name}")]
+    found = [next(documents(io.BytesIO(path.read_bytes()), "f")).encoding for path in ROOT.glob(f"tests/data/captures/*/{name}")]
     assert len(found) > 50
     assert set(found) == {Encoding.PROTOBUF}
 
 
 def test_protobuf_that_begins_like_json_is_protobuf() -> None:
     """A message of 123 bytes begins with a line feed and a brace; what follows tells it from JSON."""
-    inner = b"\x0a\x22" + b"\x0a\x20" + b"a" * 32 + b"\x12" + bytes([121 - 36 - 1]) + b"b" * (121 - 36 - 1) + b""
-    message = b"\x0a" + bytes([len(inner)]) + inner
-    assert read(b"\x0a\x7b" + inner.ljust(123, b"\0"))[0].encoding is Encoding.PROTOBUF
-    assert read(message)[0].encoding is Encoding.PROTOBUF
+    resource = b"\x0a\x22" + b"\x0a\x20" + b"a" * 32  # field 1, 34 bytes: a quotation mark to whoever reads it as text
+    resource_spans = resource + b"\x1a" + bytes([123 - len(resource) - 2]) + b"u" * (123 - len(resource) - 2)
+    message = b"\x0a" + bytes([len(resource_spans)]) + resource_spans
+    assert message.startswith(b'\n{\n"')
+    assert read(message) == [Document(message, Encoding.PROTOBUF, "f")]
 
 
 def test_bad_utf8_in_json_reaches_the_decoder_as_it_is() -> None:
@@ -301,20 +314,44 @@ def test_lines_are_read_as_they_come() -> None:
         (b'{"a":' + b"[" * 100_000, "is no JSON"),
         (b" " * 5_000 + LINE, "begins with more than"),
     ],
-    ids=["zstd", "array", "text", "html", "gzip-cut", "gzip-bad", "gzip3", "frame-cut", "length-cut", "json-cut", "json-tail", "deep", "blanks"],
+    ids=[
+        "zstd",
+        "array",
+        "text",
+        "html",
+        "gzip-cut",
+        "gzip-bad",
+        "gzip3",
+        "frame-cut",
+        "length-cut",
+        "json-cut",
+        "json-tail",
+        "deep",
+        "blanks",
+    ],
 )
 def test_a_file_that_is_no_export_says_what_to_do(data: bytes, said: str) -> None:
     """The sentence names the file, the place and the way out."""
     with pytest.raises(UnreadableFile) as caught:
         read(data)
-    assert str(caught.value).startswith("f") and said in str(caught.value)
+    assert str(caught.value).startswith("f")
+    assert said in str(caught.value)
 
 
 # --- attribute -----------------------------------------------------------------------------------------------------------------------
 
 
 def report(**changes: Any) -> dict[str, Any]:
-    row = {"key": "planner", "calls": 2, "unpriced_calls": 1, "cost_pusd": 5, "cost_usd": "0.0075", "share": 1.0, "input_tokens": 1500, "output_tokens": 7}
+    row = {
+        "key": "planner",
+        "calls": 2,
+        "unpriced_calls": 1,
+        "cost_pusd": 5,
+        "cost_usd": "0.0075",
+        "share": 1.0,
+        "input_tokens": 1500,
+        "output_tokens": 7,
+    }
     return {
         "schema": "spantoll.report/1",
         "totals": {
@@ -322,7 +359,10 @@ def report(**changes: Any) -> dict[str, Any]:
             "doubts": {"clamped": 1},
         },
         "calls": [],
-        "attributions": {"agent": [row, {**row, "key": None, "cost_usd": None, "share": None}], "model": [{**row, "key": "[red]gpt\x1b[2J"}]},
+        "attributions": {
+            "agent": [row, {**row, "key": None, "cost_usd": None, "share": None}],
+            "model": [{**row, "key": "[red]gpt\x1b[2J"}],
+        },
         "missing": [{"trace_id": "0", "span_id": "0", "scope": "s", "model": None, "reason": "no_usage"}],
         "notes": [],
         **changes,
@@ -346,10 +386,10 @@ class Offline:
 
 
 @pytest.fixture
-def offline(app: types.SimpleNamespace) -> Iterator[Offline]:
+def offline(app: types.SimpleNamespace) -> Offline:
     engine = Offline()
     app.offline = lambda _config: engine
-    yield engine
+    return engine
 
 
 def test_several_files_are_one_stream(tmp_path: Path, offline: Offline) -> None:
@@ -379,7 +419,8 @@ def test_what_cannot_be_read_spoils_nothing_else(tmp_path: Path, offline: Offlin
     assert len(offline.fed) == 3
     notes = json.loads(result.stdout)["notes"]
     assert len(notes) == 2
-    assert "a.jsonl, line 2: the body is no OTLP export" in notes[0] and "b.txt: is neither" in notes[1]
+    assert "a.jsonl, line 2: the body is no OTLP export" in notes[0]
+    assert "b.txt: is neither" in notes[1]
     assert all(note in result.stderr for note in notes)
 
 
@@ -414,9 +455,18 @@ def test_a_report_is_shown_as_tables() -> None:
     text = rendered(print_report, report(), ("agent", "model"))
     for part in ("3 spans (1 came twice) in 1 traces, 2 model calls", "$0.007500 in all", "1 calls without a price", "by agent", "planner"):
         assert part in text
-    for part in ("unknown", "unpriced", "1,500", "100.0%", "clamped", DOUBTS["clamped"], "no_usage"):
+    for part in ("unknown", "unpriced", "1,500", "100.0%", "clamped", DOUBT_SENTENCES["clamped"][:60], "no_usage"):
         assert part in text
     assert "$0.000000" not in text
+
+
+def test_a_report_without_any_price_says_so() -> None:
+    """What has no price did not cost $0."""
+    unpriced = report()
+    unpriced["totals"]["cost_usd"] = None
+    text = rendered(print_report, unpriced, ())
+    assert "none of them has a price" in text
+    assert "$0" not in text
 
 
 def test_names_of_clients_are_no_markup_and_no_control_codes() -> None:
@@ -428,7 +478,7 @@ def test_names_of_clients_are_no_markup_and_no_control_codes() -> None:
 
 def test_every_doubt_is_explained() -> None:
     """The closed list of doubts and the sentences for it are the same list."""
-    assert set(DOUBTS) == {doubt.value for doubt in Doubt}
+    assert set(DOUBT_SENTENCES) == {doubt.value for doubt in Doubt}
 
 
 def test_an_amount_that_nobody_knows_is_not_zero() -> None:
@@ -440,22 +490,39 @@ def test_the_table_is_printed_when_asked_for(offline: Offline) -> None:
     """`--format table` in a pipe."""
     result = invoke("attribute", "--format", "table", "--by", "agent", "-", stdin=LINE)
     assert result.exit_code == 0
-    assert "planner" in result.stdout and "by model" not in result.stdout
+    assert "planner" in result.stdout
+    assert "by model" not in result.stdout
 
 
 # --- price ---------------------------------------------------------------------------------------------------------------------------
+
+
+def described(*, found: bool = True, **changes: Any) -> dict[str, Any]:
+    """What a price book says of a model (`core.prices.describe`)."""
+    if not found:
+        return {"asked": "gpt-4q[red]", "found": False, "provider": None, "near": ["openai/gpt-4o"]}
+    rates = [
+        {"tier": "standard", "above_input_tokens": 0, "rates": {"input": "2.5", "output": "10"}},
+        {"tier": "standard", "above_input_tokens": 200_000, "rates": {"input": "5"}},
+        {"tier": "batch", "above_input_tokens": 0, "rates": {"input": "1.25", "web_search": "10"}},
+    ]
+    known = {
+        "asked": "gpt-4o", "found": True, "sure": True, "provider": "openai", "listed_by": "openai", "model": "gpt-4o",
+        "source": "genai-prices", "version": "0.2.3", "valid_from": None, "valid_to": None, "by_time_of_day": False, "rates": rates,
+        "other_rates": {}, "near": [],
+    }  # fmt: skip
+    return {**known, **changes}
 
 
 class Book:
     """A price book that knows one model."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str | None, datetime.datetime]] = []
+        self.asked: list[tuple[str, str | None, int]] = []
 
-    def describe(self, model: str, provider: str | None, at: datetime.datetime) -> dict[str, Any]:
+    def describe(self, model: str, provider: str | None = None, *, at: int) -> dict[str, Any]:
         self.asked.append((model, provider, at))
-        found = {"model": model, "source": "genai-prices", "rates": {"input": "2.5"}}
-        return found if model == "gpt-4o" else {"model": model, "source": "", "reason": "unknown_model"}
+        return described(found=model == "gpt-4o")
 
 
 @pytest.fixture
@@ -465,22 +532,46 @@ def book(app: types.SimpleNamespace) -> Book:
     return book
 
 
-def test_a_price_is_shown(book: Book) -> None:
-    """As JSON in a pipe, as a table when asked; at a moment in UTC."""
-    result = invoke("price", "gpt-4o", "--provider", "openai", "--at", "2026-11-01")
+@pytest.mark.parametrize("at", ["2026-11-01", "2026-11-01T00:00:00", "2026-11-01T01:00:00+0100"])
+def test_a_price_is_shown(book: Book, at: str) -> None:
+    """As JSON in a pipe; a date is its midnight in UTC."""
+    result = invoke("price", "gpt-4o", "--provider", "openai", "--at", at)
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["rates"] == {"input": "2.5"}
-    assert book.asked == [("gpt-4o", "openai", datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC))]
-    assert "rates.input" in invoke("price", "gpt-4o", "--format", "table").stdout
-    assert book.asked[-1][2].tzinfo is not None
+    assert json.loads(result.stdout) == described()
+    assert book.asked == [("gpt-4o", "openai", 1_793_491_200_000_000_000)]
+
+
+def test_a_price_is_asked_for_now(book: Book) -> None:
+    """Without --at, as a table when that is wanted."""
+    before = time.time_ns()
+    result = invoke("price", "gpt-4o", "--format", "table")
+    assert "2.5" in result.stdout
+    assert before <= book.asked[0][2] <= time.time_ns()
 
 
 def test_a_model_without_a_price_is_exit_code_1(book: Book) -> None:
     """So that a script notices."""
-    assert invoke("price", "nonsense").exit_code == 1
+    assert invoke("price", "gpt-4q").exit_code == 1
 
 
-def test_a_nested_price_is_flat_for_eyes() -> None:
-    """Every leaf on a line of its own."""
-    text = rendered(print_price, {"model": "m", "cards": [{"rates": {"input": 1}}, {"rates": {"input": 2}}], "tiers": ["batch", "flex"], "to": None})
-    assert "cards[1].rates.input" in text and "batch, flex" in text
+def test_every_rate_of_a_price_is_shown() -> None:
+    """Tiers, the cliff at a length, fees, and until when it holds."""
+    text = rendered(print_price, described(valid_to=1_793_491_200_000_000_000, sure=False))
+    for part in (
+        "openai/gpt-4o, as genai-prices 0.2.3 says",
+        "valid until 2026-11-01",
+        "200,000",
+        "batch",
+        "1.25",
+        "web_search",
+        "model_alias",
+    ):
+        assert part in text
+
+
+def test_an_unknown_model_is_said_to_be_unpriced_and_not_free() -> None:
+    """With the names that may have been meant; the name itself is no markup."""
+    text = rendered(print_price, described(found=False))
+    assert "gpt-4q[red] is in no price list" in text
+    assert "not free" in text
+    assert "Did you mean: openai/gpt-4o" in text

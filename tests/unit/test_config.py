@@ -80,8 +80,12 @@ def test_the_examples_in_the_commented_file_are_right(tmp_path: Path) -> None:
     """Every line that is a comment's sign, a blank and TOML can be uncommented, all of them together."""
     uncommented = re.sub(r"^# (?=\[\[|[a-z0-9_-]+ = )", "", commented(), flags=re.MULTILINE)
     config = loaded(uncommented, tmp_path=tmp_path)
-    assert config.access.keys and config.operator.keys and config.usage.scopes and config.prices.overrides
-    assert config.prices.aliases and config.attribution.keys
+    assert config.access.keys
+    assert config.operator.keys
+    assert config.usage.scopes
+    assert config.prices.overrides
+    assert config.prices.aliases
+    assert config.attribution.keys
 
 
 def test_every_key_has_a_sentence() -> None:
@@ -95,7 +99,17 @@ def test_every_key_has_a_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("6s", 6.0), ("10m", 600.0), ("6h", 21_600.0), ("1h30m", 5_400.0), ("250ms", 0.25), ("1m250ms", 60.25), ("0", 0.0), ("0s", 0.0), ("30d", 2_592_000.0)],
+    [
+        ("6s", 6.0),
+        ("10m", 600.0),
+        ("6h", 21_600.0),
+        ("1h30m", 5_400.0),
+        ("250ms", 0.25),
+        ("1m250ms", 60.25),
+        ("0", 0.0),
+        ("0s", 0.0),
+        ("30d", 2_592_000.0),
+    ],
 )
 def test_durations_are_prometheus_notation(text: str, seconds: float) -> None:
     """As in Prometheus' own configuration."""
@@ -116,7 +130,8 @@ def test_durations_are_read_back_as_written(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("64MiB", 64 << 20), ("256 KiB", 256 << 10), ("2GiB", 2 << 30), ("20MB", 20_000_000), ("5kB", 5_000), ("17B", 17), ("1024", 1024)]
+    ("text", "count"),
+    [("64MiB", 64 << 20), ("256 KiB", 256 << 10), ("2GiB", 2 << 30), ("20MB", 20_000_000), ("5kB", 5_000), ("17B", 17), ("1024", 1024)],
 )
 def test_sizes_are_bytes(text: str, count: int) -> None:
     """Binary and decimal suffixes mean what they say."""
@@ -137,14 +152,17 @@ def test_sizes_are_read_back_as_written(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port"), [("localhost:4317", "localhost", 4317), ("[::1]:0", "::1", 0), ("0.0.0.0:80", "0.0.0.0", 80), ("A.example:1", "a.example", 1)]
+    ("text", "host", "port"),
+    [("localhost:4317", "localhost", 4317), ("[::1]:0", "::1", 0), ("10.0.0.1:80", "10.0.0.1", 80), ("A.example:1", "a.example", 1)],
 )
 def test_endpoints_have_a_host_and_a_port(text: str, host: str, port: int) -> None:
     """IPv6 in brackets, names in any case."""
     assert parse_endpoint(text) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["", ":4317", "localhost", "localhost:", "localhost:65536", "::1:4317", "http://localhost:4317", "[::1:4317", "a b:1", "x:٣"])
+@pytest.mark.parametrize(
+    "text", ["", ":4317", "localhost", "localhost:", "localhost:65536", "::1:4317", "http://localhost:4317", "[::1:4317", "a b:1", "x:٣"]
+)
 def test_what_is_no_endpoint_is_refused(text: str) -> None:
     """A URL, a missing port, a bare IPv6 address."""
     with pytest.raises(ValueError):
@@ -192,7 +210,8 @@ def test_set_takes_toml_or_a_bare_string(tmp_path: Path, assignment: str, path: 
     ways = [loaded(tmp_path=tmp_path, assignments=(assignment,))]
     if '"' not in key:
         ways.append(loaded(tmp_path=tmp_path, environ={variable: text.strip()}))
-    for found in ways:
+    for config in ways:
+        found: object = config
         for name in path.split("."):
             found = getattr(found, name)
         assert found == value
@@ -206,7 +225,12 @@ def test_tables_of_names_are_merged_over_the_sources(tmp_path: Path) -> None:
 
 def test_foreign_variables_of_the_environment_are_left_alone(tmp_path: Path) -> None:
     """Kubernetes puts SPANTOLL_PORT and the like into every pod beside a service of that name."""
-    environ = {"SPANTOLL_PORT": "tcp://10.0.0.1:8102", "SPANTOLL_SERVICE_HOST": "10.0.0.1", "SPANTOLL_PORT_8102_TCP_ADDR": "10.0.0.1", "PATH": "/bin"}
+    environ = {
+        "SPANTOLL_PORT": "tcp://10.0.0.1:8102",
+        "SPANTOLL_SERVICE_HOST": "10.0.0.1",
+        "SPANTOLL_PORT_8102_TCP_ADDR": "10.0.0.1",
+        "PATH": "/bin",
+    }
     assert loaded(tmp_path=tmp_path, environ=environ) == Config()
 
 
@@ -232,7 +256,9 @@ from = 2027-01-01
 account = "b c"
 sha256 = "{DIGEST}"
 """
-    found = problems(toml, tmp_path=tmp_path, environ={"SPANTOLL_LOG__LEVEL": "loud"}, assignments=("customer.endpoint=localhost:8102", "nonsense"))
+    found = problems(
+        toml, tmp_path=tmp_path, environ={"SPANTOLL_LOG__LEVEL": "loud"}, assignments=("customer.endpoint=localhost:8102", "nonsense")
+    )
     wanted = [
         "otlp.max_request_size",
         "otlp.discard_other_signals",
@@ -277,7 +303,7 @@ def test_a_problem_names_the_key_the_source_what_was_found_and_what_is_allowed(t
 def test_the_nearest_right_key_is_named(tmp_path: Path, wrong: str, right: str) -> None:
     """Typing errors, forgotten sections, and a key that stands in another section."""
     (problem,) = problems(tmp_path=tmp_path, assignments=(f"{wrong}=1",))
-    assert f"{wrong.split('.')[0] if right == 'window' else wrong} (in" in problem
+    assert f"{wrong.split('.', maxsplit=1)[0] if right == 'window' else wrong} (in" in problem
     assert re.search(rf"did you mean {re.escape(right)}(\?| or)", problem), problem
 
 
@@ -349,7 +375,10 @@ SECRET_FILES = "[tls]\ncert_file = '{0}'\nkey_file = '{0}'\n"
         (("otlp.http.endpoint=", "otlp.grpc.endpoint="), ["otlp.grpc.endpoint, otlp.http.endpoint"]),
         (("otlp.max_in_flight=1MiB",), ["otlp.max_in_flight"]),
         (("window.decision_wait=5m",), ["window.idle_wait"]),
-        (("window.decision_wait=1s", "window.idle_wait=1s", "window.lone_call_wait=1s"), ["window.decision_wait_after", "window.remote_root_wait"]),
+        (
+            ("window.decision_wait=1s", "window.idle_wait=1s", "window.lone_call_wait=1s"),
+            ["window.decision_wait_after", "window.remote_root_wait"],
+        ),
         (("metrics.max_series=100",), ["metrics.max_series_per_account"]),
         ((f'access.key=[{{account="a", sha256="{DIGEST}"}}, {{account="b", sha256="{DIGEST}"}}]',), ["access.key[1].sha256"]),
         (("tls.cert_file=FILE",), ["tls.key_file"]),
@@ -379,7 +408,12 @@ def test_contradictions_are_found(tmp_path: Path, assignments: tuple[str, ...], 
         ),
         ("operator.endpoint=10.0.0.1:8102", "tls.cert_file=FILE", "tls.key_file=FILE", "tls.client_ca_file=FILE"),
         ("otlp.grpc.endpoint=127.0.0.1:4317", "otlp.http.endpoint=[::1]:4317"),
-        ("otlp.grpc.endpoint=localhost:0", "otlp.http.endpoint=localhost:0", "operator.endpoint=localhost:0", "customer.endpoint=localhost:0"),
+        (
+            "otlp.grpc.endpoint=localhost:0",
+            "otlp.http.endpoint=localhost:0",
+            "operator.endpoint=localhost:0",
+            "customer.endpoint=localhost:0",
+        ),
         ("otlp.grpc.endpoint=",),
         ("customer.endpoint=", "operator.endpoint="),
         (f'access.key=[{{account="a", sha256="{DIGEST}"}}, {{account="a", sha256="{OTHER}"}}]',),
@@ -419,7 +453,9 @@ cumulative = ["A"]
 
 def test_a_key_put_where_its_hash_belongs_is_not_repeated(tmp_path: Path) -> None:
     """Error messages end in logs."""
-    found = problems("[[access.key]]\naccount = 'a'\nsha256 = 'spt_secret'\n[[operator.key]]\nname = 'p'\nsha256 = 'spt_secret'", tmp_path=tmp_path)
+    found = problems(
+        "[[access.key]]\naccount = 'a'\nsha256 = 'spt_secret'\n[[operator.key]]\nname = 'p'\nsha256 = 'spt_secret'", tmp_path=tmp_path
+    )
     found += problems(tmp_path=tmp_path, assignments=("access.key=spt_secret",))
     assert len(found) == 3
     assert "spt_secret" not in "".join(found)
@@ -427,7 +463,9 @@ def test_a_key_put_where_its_hash_belongs_is_not_repeated(tmp_path: Path) -> Non
 
 def test_rows_of_usage_scopes_become_table_rows(tmp_path: Path) -> None:
     """The counting rules take rows of their own table; only what was said is in them."""
-    config = loaded("[[usage.scope]]\nscope = 'acme'\nversion = '>=1.2,<2'\nprovider = ['anthropic']\nmode = 'EX'\ncumulative = true", tmp_path=tmp_path)
+    config = loaded(
+        "[[usage.scope]]\nscope = 'acme'\nversion = '>=1.2,<2'\nprovider = ['anthropic']\nmode = 'EX'\ncumulative = true", tmp_path=tmp_path
+    )
     assert [as_table(row) for row in config.usage.scopes] == [
         {"scope": "acme", "version": ">=1.2,<2", "provider": ["anthropic"], "mode": "EX", "cumulative": True}
     ]
@@ -471,7 +509,8 @@ def test_a_section_becomes_a_table(tmp_path: Path) -> None:
 def test_an_override_that_could_not_be_used_is_refused(tmp_path: Path, row: str, said: str) -> None:
     """A contract that is written down wrongly must not silently bill the list price."""
     (problem,) = problems(f"[[prices.override]]\n{row}", tmp_path=tmp_path)
-    assert problem.startswith("prices.override[0]") and said in problem, problem
+    assert problem.startswith("prices.override[0]"), problem
+    assert said in problem, problem
 
 
 def test_money_is_read_as_it_is_written(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Shape:
         self.conversation = -1  #: index of the key of which a session may be a copy
         self.slots: frozenset[int] = frozenset()  #: that may be filled; not known where there are containers
         self.relevant: Callable[[Attributes], Any] | None = None  #: takes the pairs that are read; None when there are none
-        self.known: dict[Any, tuple[int, Facts]] = {}  #: relevant pairs -> what they came to
+        self.known: dict[tuple[int, Any], tuple[int, Facts]] = {}  #: (kinds known before, relevant pairs) -> what they came to
 
 
 @dataclass(slots=True, kw_only=True)
@@ -157,10 +157,8 @@ class AttributionRules:
         """What the span itself says, slot by slot. Never change the dict: it is shared by spans that say the same."""
         attributes = span.attributes
         shape = self._shape(tuple(map(_KEY, attributes)))
-        kind, facts = self._stated(attributes, shape)
-        reading = span.reading
-        if reading is not None and reading.klass is Klass.TOOL:
-            kind |= IS_TOOL
+        klass = None if span.reading is None else span.reading.klass
+        kind, facts = self._stated(attributes, shape, IS_MODEL if klass is Klass.MODEL_CALL else IS_TOOL if klass is Klass.TOOL else 0)
         if kind & IS_TOOL and slots.TOOL not in facts and (name := self._tool_name(span.name)) is not None:
             facts = {**facts, slots.TOOL: name}
         if slots.AGENT_NAME not in facts:
@@ -178,7 +176,7 @@ class AttributionRules:
             return known[1]
         attributes: Attributes = (*source.resource.items(), *source.attributes.items())
         shape = self._shape(tuple(map(_KEY, attributes)))
-        facts = {at + slots.OF_RESOURCE: text for at, text in self._stated(attributes, shape)[1].items()}
+        facts = {at + slots.OF_RESOURCE: text for at, text in self._stated(attributes, shape, 0)[1].items()}
         for key, value in attributes:
             at = self.resource_uses.get(key, 0)
             if at and at not in facts and (text := text_of(value)) is not None:
@@ -197,28 +195,27 @@ class AttributionRules:
             found = self._plans[keys] = plan_of(frozenset(keys))
         return found
 
-    def _stated(self, attributes: Attributes, shape: Shape) -> tuple[int, Facts]:
-        """Kinds and facts by attributes alone; remembered for the pairs that they were read from."""
+    def _stated(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[int, Facts]:
+        """Kinds (beside those known) and facts, by attributes alone; remembered for the pairs that they were read from."""
         if shape.containers:
             attributes = self._with_containers(attributes, shape)
             shape = self._shape(tuple(map(_KEY, attributes)))
         if shape.relevant is None:
-            return 0, NO_FACTS
+            return kind, NO_FACTS
         relevant = shape.relevant(attributes)
         try:
-            known = shape.known.get(relevant)
+            known = shape.known.get((kind, relevant))
         except TypeError:  # a list or an object among the values
-            return self._interpret(attributes, shape)
+            return self._interpret(attributes, shape, kind)
         if known is None:
-            known = self._interpret(attributes, shape)
+            known = self._interpret(attributes, shape, kind)
             if all(type(value) is str and len(value) <= LABEL_BYTES for value in _values(relevant)):  # 1, 1.0 and True are equal keys
                 if len(shape.known) >= REMEMBERED_FACTS:
                     shape.known.clear()
-                shape.known[relevant] = known
+                shape.known[kind, relevant] = known
         return known
 
-    def _interpret(self, attributes: Attributes, shape: Shape) -> tuple[int, Facts]:
-        kind = 0
+    def _interpret(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[int, Facts]:
         for index in shape.kinds:
             text = text_of(attributes[index][1])
             if text is not None:

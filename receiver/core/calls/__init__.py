@@ -23,7 +23,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from receiver.core.calls.call import Counted, Doubt, LLMCall, Missing
-from receiver.core.calls.cumulative import LastValues, difference, is_running_total, key_of, spring_differences
+from receiver.core.calls.cumulative import LastValues, difference, is_running_total, key_of, last_step_only, spring_differences
 from receiver.core.calls.doubts import of_reading, of_spans, outer_differs, settled, stands_for_several, suspected_doubles, wrapper_differs
 from receiver.core.calls.late import Charged, Outcome
 from receiver.core.calls.missing import DROPPED, SAMPLED, reason_of, without_usage
@@ -82,7 +82,7 @@ def _plain(group: Group) -> Counted | None:
         tokens = reading.tokens
         if tokens is None or not (tokens.input_total or tokens.output_total) or not reading.models:
             return None
-        if reading.cumulative or reading.cache_hit or reading.usage_incomplete or reading.clamped:
+        if reading.cumulative or reading.cache_hit or reading.usage_incomplete or reading.clamped or reading.rejected:
             return None
         if scope is None:
             scope = span.source.scope
@@ -110,7 +110,7 @@ def _plain(group: Group) -> Counted | None:
     account, calls = group.account, counted.calls
     for span in carriers:
         reading = reading_of(span)
-        doubts = set() if reading.known_emitter and reading.cache_evidence != "E4" else of_reading(reading)
+        doubts = set() if reading.known_emitter and reading.mode_in_table else of_reading(reading)
         if doubts and Doubt.CACHE_MODE_GUESS in doubts:
             counted.counters["cache_mode_guess_total", (span.source.scope,)] += 1
         calls.append(LLMCall(account=account, span=span, reading=reading, tree=tree, doubts=doubts))
@@ -216,6 +216,8 @@ class _Count:
             reading = totals.get(span) or spring.get(span) or reading_of(span)
             if candidate.others:
                 reading = self._tell_of_joined(candidate, reading)
+            if last_step_only(reading):
+                reading = replace(reading, usage_incomplete=True)
             if not reading.models:
                 reading = self._with_a_model_from_above(candidate, reading)
             if reading.cache_hit or (candidate.others and any(reading_of(other).cache_hit for other in candidate.others)):

@@ -4,6 +4,7 @@ Strands' `invoke_agent`, smolagents' agent spans and Traceloop's CrewAI agent sp
 long as their model calls are instrumented they are aggregates and count 0; where such a span is the only carrier, its difference
 to the last value of the same (account, service, scope, agent, session) is counted. A value that fell is a new object: counted whole.
 Spring AI 1.x carries, on each chat of a tool loop, the sum since the loop began (spring-projects/spring-ai#6411).
+The opposite is a wrapper that holds too little: it is counted as it stands, and marked as incomplete.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ LastValues = Callable[[tuple[str, ...]], tuple[int, ...] | None]
 
 _AGENT_KEYS: Final = ("gen_ai.agent.id", "gen_ai.agent.name", "agent.name", "crewai.agent.role")
 _SESSION_KEYS: Final = ("session.id", "gen_ai.conversation.id", "langfuse.session.id", "traceloop.association.properties.session_id")
+_LAST_STEP_ONLY: Final = frozenset({"ai.generateText", "ai.generateObject"})
 _FINISH_KEYS: Final = ("gen_ai.response.finish_reasons", "gen_ai.response.finish_reason")
 
 
@@ -57,6 +59,8 @@ def difference(reading: Reading, last: tuple[int, ...] | None) -> Reading:
         tokens=Tokens(*(now - before for now, before in zip(tokens, last, strict=True))),
         emitted_cost_pusd=None,
         emitted_cost_key=None,
+        emitted_cost_before_margin_pusd=None,
+        emitted_cost_cumulative=False,
     )
 
 
@@ -82,6 +86,14 @@ def spring_differences(spans: Sequence[Span], tree: Tree) -> dict[Span, Reading]
                 if less is not reading_of(span):
                     found[span] = less
     return found
+
+
+def last_step_only(reading: Reading) -> bool:
+    """The outer span of Vercel's AI SDK before 6 where it is counted itself: of several steps it holds only the last.
+
+    From 6 on it holds the sum, and says how the input was cached (evidence E0a).
+    """
+    return reading.klass is Klass.AGENT and reading.operation in _LAST_STEP_ONLY and reading.cache_evidence != "E0a"
 
 
 def _first(span: Span, keys: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """What is not sure of a counted call is said. A doubt never changes a number; being wrong without one is the worst defect.
 
-  cache_mode_guess     cached tokens, and nothing told whether the input contains them; or an unknown scope that shows no cache
-                       counts at all, of a provider that caches by default
+  cache_mode_guess     cached tokens, and nothing told whether the input contains them; or a scope of which no cache mode is known
+                       shows no cache counts at all, of a provider that caches by default
   unknown_emitter      the scope stands in no table and in no vocabulary's known list
-  clamped              parts were larger than the whole and were cut
+  clamped              parts were larger than the whole and were cut, or a stated count was no believable number
   sampled              a span carries a sampling threshold: other spans of the trace may not have been sent
   dropped_attributes   the SDK dropped attributes of a span of the call
   outer_without_inner  an agent's sum stands for several model calls that show no usage of their own, or a running total's
@@ -40,11 +40,12 @@ def of_reading(reading: Reading) -> set[Doubt]:
     tokens = reading.tokens
     if reading.cache_evidence == "E4" and tokens is not None and (tokens.cache_read > 0 or tokens.cache_write > 0):
         doubts.add(Doubt.CACHE_MODE_GUESS)
+    if not reading.mode_in_table and not reading.has_cache_keys and tokens is not None and reading.provider in CACHES_BY_DEFAULT:
+        if reading.family == "gen":
+            doubts.add(Doubt.CACHE_MODE_GUESS)
     if not reading.known_emitter:
         doubts.add(Doubt.UNKNOWN_EMITTER)
-        if not reading.has_cache_keys and reading.family == "gen" and tokens is not None and reading.provider in CACHES_BY_DEFAULT:
-            doubts.add(Doubt.CACHE_MODE_GUESS)
-    if reading.clamped:
+    if reading.clamped or reading.rejected:
         doubts.add(Doubt.CLAMPED)
     return doubts
 

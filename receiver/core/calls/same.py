@@ -27,7 +27,7 @@ def _bare(model: str) -> str:
     shorter = _TAIL.sub("", name)
     while shorter and shorter != name:
         name, shorter = shorter, _TAIL.sub("", shorter)
-    return name
+    return name.replace(".", "-")  # OpenRouter writes claude-sonnet-4.5
 
 
 def _names(reading: Reading) -> set[str]:
@@ -93,7 +93,7 @@ def complete(reading: Reading, others: Iterable[Reading]) -> Reading:
                 changes[name] = value
                 lacking.remove(name)
                 if name == "emitted_cost_pusd":
-                    changes["emitted_cost_key"] = other.emitted_cost_key
+                    changes |= {companion: getattr(other, companion) for companion in _COST_COMPANIONS}
         for model in other.models:
             if len(models) < _MAX_NAMES and model not in models:
                 models.append(model)
@@ -136,6 +136,7 @@ def complete(reading: Reading, others: Iterable[Reading]) -> Reading:
     return replace(reading, **changes) if changes else reading  # type: ignore[arg-type]  # names and types are Reading's own
 
 
+_COST_COMPANIONS: Final = ("emitted_cost_key", "emitted_cost_before_margin_pusd", "emitted_cost_cumulative")
 #: Fields of a Reading that may simply be taken from another teller of the same call when the paying span lacks them.
 _LACKS: Final = ("response_id", "tier", "speed", "emitted_cost_pusd", "model_requested", "provider", "provider_stated", "gateway")
 

@@ -8,10 +8,12 @@ daemon that sees five models compiles five.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any, Final
 
 from receiver.core.prices.cards import Price, Segment, Variant, read_price, read_variant, timeline
+from receiver.core.prices.model_ids import MAKERS
 
 SCHEMA: Final = "spantoll.prices/1"
 
@@ -41,7 +43,7 @@ class Model:
         self._unit = unit
         self._prices: tuple[Price, ...] | None = None
         self._variants: tuple[Variant, ...] = ()
-        self._timelines: dict[tuple[str, bool], tuple[Segment, ...]] = {}
+        self._timelines: dict[tuple[str, bool, Fraction | None], tuple[Segment, ...]] = {}
 
     @property
     def other(self) -> Mapping[str, str]:
@@ -60,20 +62,19 @@ class Model:
     def tiers(self) -> tuple[str, ...]:
         """Service tiers that have rates of their own."""
         assert self.prices
-        found = [name for name, context in TIER_CONTEXT.items() for v in self._variants if _fits(v, context)]
-        return tuple(dict.fromkeys(found))
+        return tuple(name for name, context in TIER_CONTEXT.items() if any(_fits(variant, context) for variant in self._variants))
 
-    def timeline(self, tier: str, *, borrowed: bool = False) -> tuple[Segment, ...]:
-        """Its cards over time for a service tier. `borrowed`: another provider sells it at this price.
+    def timeline(self, tier: str, *, borrowed: bool = False, factor: Fraction | None = None) -> tuple[Segment, ...]:
+        """Its cards over time for a service tier. `borrowed`: another provider sells it at this price. `factor` multiplies every rate.
 
         A reseller's price follows the maker's list price and its batch discount, but not its rush tiers and hours of the day.
         """
-        key = (tier, borrowed)
+        key = (tier, borrowed, factor)
         found = self._timelines.get(key)
         if found is None:
             prices = [price for price in self.prices if price.window is None] if borrowed else self.prices
             context = TIER_CONTEXT[tier] if not borrowed or tier == "batch" else {}
-            found = self._timelines[key] = timeline(prices or self.prices, self._variants, context=context)
+            found = self._timelines[key] = timeline(prices or self.prices, self._variants, context=context, factor=factor)
         return found
 
     @property
@@ -86,10 +87,38 @@ def _fits(variant: Variant, context: Mapping[str, str]) -> bool:
     return bool(context) and all(context.get(key) == value for key, value in variant.when.items())
 
 
+class _Patterns:
+    """Many rules asked at once: can any of them fit? Turns down a junk name in a few microseconds."""
+
+    __slots__ = ("_anywhere", "_ends", "_equal", "_rest", "_starts")
+
+    def __init__(self, clauses: Iterable[Any]) -> None:
+        texts: dict[str, dict[str, None]] = {"=": {}, "^": {}, "$": {}, "~": {}, "/": {}}
+        rest: list[Matcher] = []
+        for clause in clauses:
+            if isinstance(clause, str):
+                texts[clause[0]][clause[1:]] = None
+            else:
+                rest.append(matcher(clause))
+        self._equal = frozenset(texts["="])
+        self._starts, self._ends, self._anywhere = tuple(texts["^"]), tuple(texts["$"]), tuple(texts["~"])
+        if texts["/"]:
+            rest.append(re.compile("|".join(f"(?:{pattern})" for pattern in texts["/"])).search)
+        self._rest = tuple(rest)
+
+    def may_fit(self, name: str) -> bool:
+        if name in self._equal or name.startswith(self._starts) or name.endswith(self._ends):
+            return True
+        for part in self._anywhere:
+            if part in name:
+                return True
+        return any(matches(name) for matches in self._rest)
+
+
 class _Shelf:
     """One provider's models, indexed."""
 
-    __slots__ = ("_equal", "_matchers", "_models", "_raw", "fallback", "id", "provider_match")
+    __slots__ = ("_equal", "_matchers", "_models", "_patterns", "_raw", "fallback", "id", "provider_match")
 
     def __init__(self, raw: Mapping[str, Any], *, unit: str, source: str, version: str) -> None:
         self.id: str = raw["id"]
@@ -99,31 +128,42 @@ class _Shelf:
         self._models = [Model(one, provider=self.id, unit=unit, source=source, version=version) for one in self._raw]
         self._equal: dict[str, int] = {}
         self._matchers: list[tuple[int, Matcher]] | None = None
+        self._patterns = _Patterns(())
 
     def find(self, name: str) -> Model | None:
         """The first model of the list whose rule fits. `name` is lower case."""
         matchers = self._matchers
         if matchers is None:
             matchers = self._index()
-        best = self._equal.get(name, len(self._models))
-        for at, matches in matchers:
-            if at >= best:
-                break
-            if matches(name):
-                return self._models[at]
-        return self._models[best] if best < len(self._models) else None
+        best = self._equal.get(name)
+        if self._patterns.may_fit(name):
+            for at, matches in matchers:
+                if best is not None and at >= best:
+                    break
+                if matches(name):
+                    return self._models[at]
+        return self._models[best] if best is not None else None
+
+    def clauses(self) -> Iterator[Any]:
+        """The rules of all its models, alternatives apart."""
+        for one in self._raw:
+            yield from _alternatives(one["match"])
 
     def _index(self) -> list[tuple[int, Matcher]]:
         self._matchers = []
+        patterns: list[Any] = []
         for at, one in enumerate(self._raw):
             for part in _alternatives(one["match"]):
                 if isinstance(part, str) and part[0] == "=":
                     self._equal.setdefault(part[1:], at)
                 else:
                     self._matchers.append((at, matcher(part)))
+                    patterns.append(part)
+        self._patterns = _Patterns(patterns)
         return self._matchers
 
     def models(self) -> list[Model]:
+        """Its models, in the order of the list."""
         return self._models
 
 
@@ -162,7 +202,7 @@ def matcher(clause: Any) -> Matcher:
 class Catalogue:
     """One layer's price list."""
 
-    __slots__ = ("_shelves", "date", "source", "version")
+    __slots__ = ("_makers", "_shelves", "date", "lenders", "source", "version")
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         if raw.get("schema") != SCHEMA:
@@ -170,9 +210,11 @@ class Catalogue:
         self.source: str = raw["source"]
         self.version: str = raw["version"]
         self.date: str = str(raw["date"])  #: ISO date until which the list is known to be right
-        self._shelves = {
-            one["id"]: _Shelf(one, unit=raw["unit"], source=self.source, version=self.version) for one in raw["providers"]
-        }
+        self._makers: _Patterns | None = None
+        self._shelves = {one["id"]: _Shelf(one, unit=raw["unit"], source=self.source, version=self.version) for one in raw["providers"]}
+
+        #: provider -> makers whose models it sells at their prices, where its own list lacks them
+        self.lenders = {shelf.id: shelf.fallback for shelf in self._shelves.values() if shelf.fallback}
 
     def __contains__(self, provider: object) -> bool:
         return provider in self._shelves
@@ -186,10 +228,11 @@ class Catalogue:
         shelf = self._shelves.get(provider)
         return shelf.find(name) if shelf is not None else None
 
-    def lenders(self, provider: str) -> tuple[str, ...]:
-        """Makers whose models the provider sells at their prices, where its own list lacks them."""
-        shelf = self._shelves.get(provider)
-        return shelf.fallback if shelf is not None else ()
+    def makers_may_have(self, name: str) -> bool:
+        """False: no maker of models lists a lower-case name, so none needs to be asked."""
+        if self._makers is None:
+            self._makers = _Patterns(part for maker in MAKERS if maker in self._shelves for part in self._shelves[maker].clauses())
+        return self._makers.may_fit(name)
 
     def provider_called(self, stated: str) -> str | None:
         """The provider whose own rule fits a name that the table of spellings does not know."""

@@ -7,7 +7,7 @@ then the makers whose models an SDK's default provider may stand in front of. An
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from receiver.core.prices.catalogue import Catalogue, Model
@@ -115,7 +115,7 @@ class Layers:
                 if told is not None:
                     own.append(_Try(told, one, one.sure))
                 else:
-                    for maker in MAKERS:
+                    for maker in self._makers_of(one.name):
                         sure = one.sure and provider is None and maker not in OPEN_WEIGHTS
                         (own if sure else unsure).append(_Try(maker, one, sure))
                 continue
@@ -123,7 +123,7 @@ class Layers:
                 own.append(_Try(told, one, one.sure))
             own.append(_Try(stated, one, one.sure))
             if stated in SDK_DEFAULTS:
-                afterwards += [_Try(maker, one, sure=False) for maker in MAKERS if maker != stated]
+                afterwards += [_Try(maker, one, sure=False) for maker in self._makers_of(one.name) if maker != stated]
         return certain, unsure + afterwards
 
     def _first(self, tries: Sequence[_Try]) -> Hit | None:
@@ -135,18 +135,25 @@ class Layers:
                         return hit
                 elif (model := one_list.find(provider, spelling.name)) is not None:
                     return Hit(model, provider, sure)
-            for provider, spelling, sure in tries:
-                for model in self._lent(one_list, provider, spelling.name):
+            for provider, spelling, sure in tries if one_list.lenders else ():
+                model = self._lent(one_list, provider, spelling.name)
+                if model is not None:
                     return Hit(model, provider, sure, borrowed=True)
         return None
 
-    def _lent(self, one_list: Catalogue, provider: str, name: str) -> Iterator[Model]:
-        for lender in one_list.lenders(provider):
-            for other in self._lists:  # our patch of the lender's list comes before the list
-                if (model := other.find(lender, name)) is not None:
-                    yield model
+    def _lent(self, one_list: Catalogue, provider: str, name: str) -> Model | None:
+        """The model in the list of a maker whose prices the provider takes; our patch of that list comes before it."""
+        for lender in one_list.lenders.get(provider, ()):
+            for other in self._lists:
+                model = other.find(lender, name)
+                if model is not None:
+                    return model
                 if other is one_list:
                     break
+        return None
+
+    def _makers_of(self, name: str) -> tuple[str, ...]:
+        return MAKERS if any(one.makers_may_have(name) for one in self._lists) else ()
 
     def _alias(self, name: str, provider: str | None, stated: str | None) -> tuple[str, str | None, str | None] | None:
         """(model, provider as stated, its id) that the operator gave a name of his own."""
@@ -171,10 +178,23 @@ def _alias_key(name: str) -> str:
 
 
 def _bedrock(one_list: Catalogue, spelling: Spelling, *, sure: bool) -> Hit | None:
-    """A Bedrock model. Where an id does not tell its geography and that matters, the global price with a doubt."""
+    """A Bedrock model at the price of its geography.
+
+    Not sure: an id that does not tell its geography where that matters (the global price is taken), one whose geography the list
+    does not know, and GovCloud, which is dearer and in no list.
+    """
+    if "/" in spelling.name:
+        return None  # still wrapped: the list's rules look for parts of a name, and would find the model without its region
     names = bedrock_names(spelling)
     regional = next((model for name in names.regional if (model := one_list.find("aws", name)) is not None), None)
-    anywhere = next((model for name in names.global_ if (model := one_list.find("aws", name)) is not None), None)
-    if anywhere is None:
-        return Hit(regional, "aws", sure) if regional is not None else None
-    return Hit(anywhere, "aws", sure and (regional is None or regional is anywhere or regional.prices[-1].rates == anywhere.prices[-1].rates))
+    anywhere = next((model for name in names.anywhere if (model := one_list.find("aws", name)) is not None), None)
+    if names.geography == "global":
+        model = anywhere or regional
+        return Hit(model, "aws", sure and anywhere is not None) if model is not None else None
+    if anywhere is not None:
+        told = regional is None or regional is anywhere or regional.prices[-1].rates == anywhere.prices[-1].rates
+        return Hit(anywhere, "aws", sure and told)
+    if regional is None:
+        return None
+    known = names.geography in ("", "us") or (names.geography != "us-gov" and regional.id.startswith("regional."))
+    return Hit(regional, "aws", sure and known)

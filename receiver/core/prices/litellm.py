@@ -39,11 +39,11 @@ _TIERS: Final = {
     "_flex": {"service_tier": "flex"},
     "_priority": {"service_tier": "priority"},
 }
-_KEY: Final = re.compile(
-    rf"({'|'.join(sorted(_RATES, key=len, reverse=True))})(?:_above_(\d+)k_tokens)?({'|'.join(_TIERS)})?$"
-)
+_KEY: Final = re.compile(rf"({'|'.join(sorted(_RATES, key=len, reverse=True))})(?:_above_(\d+)k_tokens)?({'|'.join(_TIERS)})?$")
 #: Modes whose price is told by tokens.
-_MODES: Final = frozenset({"chat", "completion", "responses", "embedding", "rerank", "audio_transcription", "realtime", "image_generation", ""})
+_MODES: Final = frozenset(
+    {"chat", "completion", "responses", "embedding", "rerank", "audio_transcription", "realtime", "image_generation", ""}
+)
 
 
 def check_litellm(table: Mapping[str, Any]) -> list[str]:

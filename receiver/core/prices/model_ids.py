@@ -91,8 +91,14 @@ _BEDROCK_VENDORS: Final = (
     "anthropic", "amazon", "meta", "mistral", "cohere", "ai21", "deepseek", "openai", "qwen", "stability", "writer", "twelvelabs", "google", "nvidia",
     "moonshotai", "moonshot", "minimax", "zai", "luma",
 )  # fmt: skip
+_BEDROCK_FAMILIES: Final = {  # how the models of a vendor begin
+    "claude": "anthropic", "nova": "amazon", "titan": "amazon", "llama": "meta", "mistral": "mistral", "mixtral": "mistral", "ministral": "mistral",
+    "magistral": "mistral", "pixtral": "mistral", "devstral": "mistral", "voxtral": "mistral", "command": "cohere", "embed-": "cohere",
+    "jamba": "ai21", "deepseek": "deepseek", "gpt-": "openai", "qwen": "qwen", "palmyra": "writer", "nemotron": "nvidia", "gemma": "google",
+    "kimi": "moonshotai", "glm": "zai",
+}  # fmt: skip
 _BEDROCK_ID: Final = re.compile(rf"(?:(global|us-gov|apac|[a-z]{{2}})\.)?((?:{'|'.join(_BEDROCK_VENDORS)})\.[a-z0-9].*)")
-_ARN: Final = re.compile(r"arn:aws[a-z-]*:bedrock:[^:]*:[^:]*:(inference-profile|foundation-model)/(.+)")
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:bedrock:([^:]*):[^:]*:(inference-profile|foundation-model)/(.+)")
 _AWS_REGION: Final = re.compile(r"[a-z]{2}(?:-gov|-iso[a-z]?)?-[a-z]+-\d")
 _VERTEX_CLAUDE: Final = re.compile(r"claude[a-z0-9.-]*@")
 
@@ -101,7 +107,9 @@ _MODIFIER: Final = re.compile(  # what a name says beside the model, without any
 )
 _COMPACT_DATE: Final = re.compile(r"([-@])(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=$|[-:@])")
 _DASHED_DATE: Final = re.compile(r"-(20\d\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?=$|[-:@])")
-_RELEASE: Final = re.compile(r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|latest|default|\d{4}|\d{2}-\d{4}|preview(?:-\d\d-\d\d(?:-?\d{2,4})?)?|exp(?:-\d\d-?\d\d)?)|-v\d+:\d+|-v\d+)$")
+_RELEASE: Final = re.compile(
+    r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|latest|default|\d{4}|\d{2}-\d{4}|preview(?:-\d\d-\d\d(?:-?\d{2,4})?)?|exp(?:-\d\d-?\d\d)?)|-v\d+:\d+|-v\d+)$"
+)
 _MAX_UNWRAPPED: Final = 6  # gateways behind gateways; a name of slashes alone must not cost more
 
 
@@ -111,7 +119,7 @@ class Spelling(NamedTuple):
     name: str
     provider: str | None  #: id in the price list that the name itself tells
     sure: bool
-    in_region: bool = False  #: a Bedrock id that was stated together with the region it was called in
+    region: str = ""  #: the AWS region that was stated together with a Bedrock id
 
 
 def provider_id(stated: str | None) -> str | None:
@@ -122,6 +130,7 @@ def provider_id(stated: str | None) -> str | None:
 
 
 def is_self_hosted(stated: str | None) -> bool:
+    """Whether the provider is a server that the caller runs."""
     return stated is not None and _key(stated) in SELF_HOSTED
 
 
@@ -173,18 +182,18 @@ def _unwrap(name: str, sure: dict[str, Spelling], unsure: dict[str, Spelling]) -
     """Take off, one by one, what stands before the model; each step is a spelling."""
     steps: list[Spelling] = []
     provider: str | None = None
-    certain, in_region = True, False
+    certain, region = True, ""
     for _ in range(_MAX_UNWRAPPED):
-        steps.append(Spelling(name, provider or _told_by(name), certain, in_region))
+        steps.append(Spelling(name, provider or _told_by(name), certain, region))
         _add(steps[-1], sure, unsure)
         if arn := _ARN.fullmatch(name):
-            provider, name, in_region = "aws", arn[2], arn[1] == "foundation-model"
+            provider, name, region = "aws", arn[3], arn[1]
             continue
         if name.startswith("arn:"):
             break  # an application inference profile or the like names no model: it needs an alias
         head, slash, rest = name.partition("/")
         if slash and rest:
-            if head == "projects" or head == "publishers":
+            if head in ("projects", "publishers"):
                 provider, name = "google", name.rpartition("/models/")[2]
                 if "/" in name:
                     break
@@ -195,7 +204,7 @@ def _unwrap(name: str, sure: dict[str, Spelling], unsure: dict[str, Spelling]) -
             elif (named := provider_id(head)) is not None or is_self_hosted(head):
                 provider, name = named if named is not None else head, rest
             elif provider == "aws" and (head in ("converse", "invoke", "converse_like") or _AWS_REGION.fullmatch(head)):
-                name, in_region = rest, in_region or _AWS_REGION.fullmatch(head) is not None
+                name, region = rest, head if _AWS_REGION.fullmatch(head) else region
             elif provider == "azure" and head in ("global", "global-standard"):
                 name = rest
             else:
@@ -226,7 +235,8 @@ class BedrockNames(NamedTuple):
     """A Bedrock id, taken apart by what its price depends on."""
 
     regional: tuple[str, ...]  #: names of the price for calls that stay in a region or geography
-    global_: tuple[str, ...]  #: names of the price for calls that AWS may route anywhere; () when the name says it stays
+    anywhere: tuple[str, ...]  #: names of the price for calls that AWS may route anywhere; () when the name says it stays
+    geography: str  #: "us", "eu", "us-gov" ...; "" when nothing tells it, "global"
 
 
 def bedrock_names(spelling: Spelling) -> BedrockNames:
@@ -236,15 +246,16 @@ def bedrock_names(spelling: Spelling) -> BedrockNames:
     models. A bare id comes from libraries that cut the prefix off, unless a region stood beside it: it could be either.
     """
     name = spelling.name
+    beside = "us-gov" if spelling.region.startswith("us-gov") else spelling.region[:2]
     match = _BEDROCK_ID.fullmatch(name)
-    if match is None:
-        vendor = "anthropic" if name.startswith("claude") else "amazon" if name.startswith(("nova", "titan")) else None
-        vendors = (vendor,) if vendor else _BEDROCK_VENDORS
-        bare = tuple(f"{one}.{name}" for one in vendors)
-        return BedrockNames((name, *bare), () if spelling.in_region else tuple(f"global.{one}" for one in bare))
-    region, rest = match[1], match[2]
-    if region == "global":
-        return BedrockNames((), (name, rest))
-    if region is not None:
-        return BedrockNames((name, f"us.{rest}", rest), ())
-    return BedrockNames((name, f"us.{name}"), () if spelling.in_region else (f"global.{name}",))
+    if match is None:  # some libraries cut the vendor off, too
+        bare = next((f"{vendor}.{name}" for family, vendor in _BEDROCK_FAMILIES.items() if name.startswith(family)), None)
+        if bare is None:
+            return BedrockNames((name,), (), beside)
+        return BedrockNames((name, bare), () if beside else (f"global.{bare}",), beside)
+    prefix, rest = match[1], match[2]
+    if prefix == "global":
+        return BedrockNames((f"us.{rest}", rest), (name,), prefix)
+    if prefix is not None:
+        return BedrockNames((name, f"us.{rest}", rest), (), prefix)
+    return BedrockNames((name, f"us.{name}"), () if beside else (f"global.{name}",), beside)

@@ -40,7 +40,9 @@ _RATE_NAMES: Final = {
     "web_searches_kcount": "web_search",
     "requests_kcount": "request",
 }
-_KEYS: Final = frozenset({"match", "model", "prefix", "regex", "provider", "account", "tier", "rates", "multiplier", "from", "to", "valid_from", "valid_to"})
+_KEYS: Final = frozenset(
+    {"match", "model", "prefix", "regex", "provider", "account", "tier", "rates", "multiplier", "from", "to", "valid_from", "valid_to"}
+)
 _MAX_MULTIPLIER: Final = 1_000  # more is a price in another unit
 
 
@@ -72,7 +74,9 @@ def _problems(row: Mapping[str, Any]) -> list[str]:
     problems: list[str] = []
     given = {key: value for key, value in row.items() if value is not None}
     for key in given.keys() - _KEYS - _RATE_NAMES.keys():
-        problems.append(f"{key!r} is no key of a price; known are {', '.join(sorted(_KEYS))} and the rates {', '.join((*TOKEN_RATES, *REQUEST_RATES))}")
+        problems.append(
+            f"{key!r} is no key of a price; known are {', '.join(sorted(_KEYS))} and the rates {', '.join((*TOKEN_RATES, *REQUEST_RATES))}"
+        )
     ways = [key for key in ("match", "model", "prefix", "regex") if given.get(key)]
     if len(ways) != 1:
         problems.append("name the models once, with match (a name, * stands for any text), model (exactly), prefix or regex")

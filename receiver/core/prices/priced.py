@@ -33,6 +33,7 @@ class Quote:
     cache_premium_pusd: int = 0  #: cache writes x (write rate - input rate)
     at_receive_time: bool = False  #: its start was implausible, so the price of the receive time was taken
     doubts: frozenset[Doubt] = frozenset()
+    usage_incomplete: bool = False  #: its spans are known to hide cached tokens, and no cost on them tells how many: an upper bound
 
 
 @dataclass(frozen=True, slots=True)

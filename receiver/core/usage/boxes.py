@@ -5,13 +5,16 @@ A box is read after all plain keys and only for what they lack. What a model ans
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from receiver.core.usage.coerce import MAX_DEPTH, container, count, text
-from receiver.core.usage.fields import Counts
 from receiver.core.usage.reading import CacheMode
 from receiver.core.usage.rules import DETAILS, Boxes, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from receiver.core.usage.fields import Counts
 
 
 class RawUsage:
@@ -42,6 +45,7 @@ class RawUsage:
         return found
 
     def first_text(self, names: tuple[str, ...]) -> str | None:
+        """The first text among these spellings."""
         return next((found for name in names if (found := text(self.flat.get(name)))), None)
 
     def mode_beside(self, span_input: int, boxes: Boxes) -> CacheMode | None:
@@ -76,10 +80,10 @@ def _levels(box: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def add_raw(raw: RawUsage, key: str, boxes: Boxes, counts: Counts) -> None:
     """Fill what `counts` lack from a raw usage object that stood under `key`."""
-    if not counts.stated and not key.startswith(tuple(boxes.details_only)):
-        counts.input = raw.first(boxes.names["input"])
-        counts.output = raw.first(boxes.names["output"])
-        if counts.stated:
+    if not counts.stated and not key.startswith(boxes.details_only):
+        found_input, found_output = raw.first(boxes.names["input"]), raw.first(boxes.names["output"])
+        if found_input is not None or found_output is not None:
+            counts.input, counts.output = found_input, found_output
             counts.vocabulary = key
             counts.mode = boxes.mode_if_sole.get(key)
             if counts.total is None:
@@ -149,10 +153,10 @@ def add_langfuse(value: Any, rules: Rules, counts: Counts) -> None:
 
 def _numbers(box: Mapping[str, Any]) -> Iterator[tuple[str, int, bool]]:
     """(bucket, count, whether it stands inside a nested object) of every believable count."""
-    for depth, level in enumerate(([box], [value for value in box.values() if isinstance(value, dict)])):
-        for objects in level:
-            for key, value in objects.items():
-                number = count(value)
-                if number is not None and number >= 0:
-                    head, dot, tail = key.rpartition(".")
-                    yield tail if dot and head else key, number, bool(depth or dot)
+    for key, value in box.items():
+        nested = isinstance(value, dict)
+        for name, part in value.items() if nested else ((key, value),):
+            number = count(part)
+            if number is not None and number >= 0:
+                head, _, tail = name.rpartition(".")
+                yield (tail if head else name), number, nested or bool(head)

@@ -5,9 +5,13 @@ A count that contradicts the others is cut to what fits, never subtracted twice,
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from receiver.core.usage.cache_mode import write_total
-from receiver.core.usage.fields import Counts
 from receiver.core.usage.reading import CacheMode, Tokens
+
+if TYPE_CHECKING:
+    from receiver.core.usage.fields import Counts
 
 
 def tokens(counts: Counts, mode: CacheMode, *, reasoning_apart: bool) -> tuple[Tokens, int]:
@@ -31,7 +35,9 @@ def tokens(counts: Counts, mode: CacheMode, *, reasoning_apart: bool) -> tuple[T
             write_5m = min(write_5m, written - write_1h)
     uncached = input_total - read - written
     reasoning = counts.reasoning or 0
-    output = output_total(counts.output or 0, reasoning, counts.total, input_total, stated, reasoning_apart)
+    output = output_total(
+        counts.output or 0, reasoning, counts.total, input_total=input_total, stated_input=stated, reasoning_apart=reasoning_apart
+    )
     if reasoning > output:
         reasoning, clamped = output, clamped + 1
     audio_cache_read = min(counts.audio_cache_read or 0, read)
@@ -67,7 +73,7 @@ def tokens(counts: Counts, mode: CacheMode, *, reasoning_apart: bool) -> tuple[T
     return buckets, clamped
 
 
-def output_total(output: int, reasoning: int, total: int | None, input_total: int, stated_input: int, reasoning_apart: bool) -> int:
+def output_total(output: int, reasoning: int, total: int | None, *, input_total: int, stated_input: int, reasoning_apart: bool) -> int:
     """All billed output. Reasoning is part of it unless the total, the emitter or the figures themselves say that it stands apart."""
     if not reasoning or total == input_total + output:
         return output

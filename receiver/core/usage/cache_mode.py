@@ -14,11 +14,13 @@ The first evidence that speaks decides; its label goes with the call, and from t
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from receiver.core.usage.emitters import Facts
-from receiver.core.usage.fields import Counts
 from receiver.core.usage.reading import CacheMode
+
+if TYPE_CHECKING:
+    from receiver.core.usage.emitters import Facts
+    from receiver.core.usage.fields import Counts
 
 Evidence = tuple[CacheMode, str]
 
@@ -27,6 +29,8 @@ _EX: Final = CacheMode.EXCLUSIVE
 #: input + output never proves anything by itself: several emitters compute such a total from an input without the cache.
 _BY_TOTAL: Final[Evidence] = (_EX, "E1")
 _MORE_THAN_INPUT: Final[Evidence] = (_EX, "E2")
+#: Google counts a few percent more cached tokens than the prompt has (PostHog/posthog-js pull request 4473); far more is E2.
+_GOOGLE_PERCENT: Final = 110
 _MORE_THAN_INPUT_GOOGLE: Final[Evidence] = (_IN, "E2")
 
 
@@ -42,10 +46,20 @@ def cache_mode(
     if beside is not None:
         return beside, "E0d"
     cached = (counts.cache_read or 0) + write_total(counts)
-    found = by_figures(
-        counts.input or 0, counts.output or 0, counts.total, cached, counts.reasoning or 0, provider, is_bedrock_openai(provider, models)
-    )
-    return found or by_table(facts, is_bedrock_openai(provider, models))
+    bedrock_openai = is_bedrock_openai(provider, models)
+    if cached:
+        found = by_figures(
+            counts.input or 0,
+            counts.output or 0,
+            counts.total,
+            cached,
+            reasoning=counts.reasoning or 0,
+            google=is_google(provider, models),
+            bedrock_openai=bedrock_openai,
+        )
+        if found is not None:
+            return found
+    return by_table(facts, bedrock_openai=bedrock_openai)
 
 
 def by_vocabulary(mode: CacheMode | None, proves_inclusive: bool) -> Evidence | None:
@@ -58,30 +72,44 @@ def by_vocabulary(mode: CacheMode | None, proves_inclusive: bool) -> Evidence | 
 
 
 def by_figures(
-    stated_input: int, stated_output: int, total: int | None, cached: int, reasoning: int, provider: str | None, bedrock_openai: bool
+    stated_input: int,
+    stated_output: int,
+    total: int | None,
+    cached: int,
+    *,
+    reasoning: int,
+    google: bool,
+    bedrock_openai: bool,
 ) -> Evidence | None:
-    """E1 and E2: the figures themselves tell."""
-    if not cached or (bedrock_openai and stated_input >= cached):
+    """E1 and E2, for cached > 0: the figures themselves tell."""
+    if bedrock_openai and stated_input >= cached:
         return None
     if total is not None and total != stated_input + stated_output and not bedrock_openai:
         whole = stated_input + stated_output + cached
         if total == whole or (reasoning and total == whole + reasoning):
             return _BY_TOTAL
     if cached > stated_input:
-        return _MORE_THAN_INPUT_GOOGLE if provider is not None and provider.startswith("gcp.") else _MORE_THAN_INPUT
+        return _MORE_THAN_INPUT_GOOGLE if google and cached * 100 <= stated_input * _GOOGLE_PERCENT else _MORE_THAN_INPUT
     return None
 
 
-def by_table(facts: Facts, bedrock_openai: bool) -> Evidence:
+def by_table(facts: Facts, *, bedrock_openai: bool) -> Evidence:
     """E3 and E4."""
     if facts.mode is not None and not bedrock_openai:
         return facts.mode, "E3"
     return _IN, "E4"
 
 
+def is_google(provider: str | None, models: tuple[str, ...]) -> bool:
+    """Google's own models, whose cached count may exceed the prompt; Claude on Vertex counts as Anthropic does."""
+    return provider is not None and provider.startswith("gcp.") and not any("claude" in model for model in models)
+
+
 def is_bedrock_openai(provider: str | None, models: tuple[str, ...]) -> bool:
-    """OpenAI's models on Bedrock: their streams state an input that holds the cache write and a total that holds it twice
-    (maximhq/bifrost pull request 6942), so that neither the total nor the table of Bedrock's emitters tells."""
+    """Whether neither a total nor the table of Bedrock's emitters tells: an OpenAI model on Bedrock.
+
+    Its streams state an input that holds the cache write and a total that holds it twice (maximhq/bifrost pull request 6942).
+    """
     return provider == "aws.bedrock" and any("openai" in model or "gpt-" in model for model in models)
 
 

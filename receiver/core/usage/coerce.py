@@ -12,9 +12,10 @@ import json
 import math
 import re
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from receiver.core.span import Value
+if TYPE_CHECKING:
+    from receiver.core.span import Value
 
 #: Largest believable count on one span, tokens. A hundred times the largest context window, and small enough that any list
 #: price (< 1e9 pico-USD a token) times it stays within a signed 64-bit column.

@@ -23,34 +23,34 @@ class Draft:
     """A Reading that can still be written to."""
 
     __slots__ = (
-        "klass",
-        "family",
-        "operation",
-        "tokens",
-        "has_cache_keys",
-        "has_write_split",
-        "models",
-        "model_requested",
-        "provider",
-        "provider_stated",
-        "gateway",
-        "response_id",
-        "tier",
-        "speed",
-        "emitted_cost_pusd",
-        "emitted_cost_key",
-        "emitted_cost_before_margin_pusd",
-        "emitted_cost_cumulative",
-        "cache_mode",
         "cache_evidence",
         "cache_hit",
-        "cumulative",
-        "mode_in_table",
-        "known_emitter",
-        "drops_cache",
-        "usage_incomplete",
+        "cache_mode",
         "clamped",
+        "cumulative",
+        "drops_cache",
+        "emitted_cost_before_margin_pusd",
+        "emitted_cost_cumulative",
+        "emitted_cost_key",
+        "emitted_cost_pusd",
+        "family",
+        "gateway",
+        "has_cache_keys",
+        "has_write_split",
+        "klass",
+        "known_emitter",
+        "mode_in_table",
+        "model_requested",
+        "models",
+        "operation",
+        "provider",
+        "provider_stated",
         "rejected",
+        "response_id",
+        "speed",
+        "tier",
+        "tokens",
+        "usage_incomplete",
     )
 
     def __init__(self, values: tuple[Any, ...]) -> None:
@@ -86,6 +86,6 @@ class Draft:
         ) = values
 
     def locked(self) -> Reading:
-        """This very object as a Reading; the draft is gone."""
+        """The same object as a Reading; the draft is gone."""
         self.__class__ = Reading  # type: ignore[assignment]  # the slots are the same, a unit test holds them equal
         return self  # type: ignore[return-value]  # it is one now

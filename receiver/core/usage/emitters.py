@@ -7,11 +7,13 @@ the provider do. So this knowledge is a table (`usage.toml`, and `[[usage.scope]
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from receiver.core.usage.reading import CacheMode, Klass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 Version = tuple[int, ...]
 _BOUND: Final = re.compile(r"\s*(>=|<=|==|>|<)\s*v?(\d+(?:\.\d+)*)\s*$")
@@ -24,9 +26,11 @@ _COMPARE: Final[Mapping[str, Callable[[Version, Version], bool]]] = {
     "<": lambda a, b: a < b,
 }
 _COLUMNS: Final = frozenset(
-    ("scope", "version", "provider", "mode", "drops_cache", "cumulative", "incomplete", "reasoning_apart", "cost_cumulative")
-    + ("tier", "attribute", "known")
-)
+    (
+        "scope", "version", "provider", "attribute", "mode", "tier", "drops_cache", "cumulative", "incomplete", "reasoning_apart",
+        "cost_cumulative",
+    )
+)  # fmt: skip
 _FLAGS: Final = ("drops_cache", "reasoning_apart", "cost_cumulative")
 _TIERS: Final = ("standard", "flex", "priority", "batch", "scale")
 _WRAPPERS: Final = frozenset((Klass.AGENT, Klass.NONE))
@@ -81,8 +85,8 @@ class ScopeRow:
 def scope_row(row: Mapping[str, Any], where: str, normalise: Callable[[str], str], problems: list[str]) -> ScopeRow | None:
     """A checked row. What is wrong with it is added to `problems`, a sentence each, and None is returned."""
     before = len(problems)
-    for column in row.keys() - _COLUMNS:
-        problems.append(f"{where}.{column}: there is no such key; a row has {', '.join(sorted(_COLUMNS - {'known'}))}")
+    known = ", ".join(sorted(_COLUMNS))
+    problems.extend(f"{where}.{column}: there is no such key; a row has {known}" for column in sorted(row.keys() - _COLUMNS))
     scope = row.get("scope")
     pattern = re.compile("")
     if not isinstance(scope, str) or not scope:
@@ -102,9 +106,9 @@ def scope_row(row: Mapping[str, Any], where: str, normalise: Callable[[str], str
     if mode not in (None, "IN", "EX"):
         problems.append(f'{where}.mode: {mode!r} is neither "IN" (input contains the cached tokens) nor "EX" (it does not)')
         mode = None
-    for name in _FLAGS:
-        if not isinstance(row.get(name, False), bool):
-            problems.append(f"{where}.{name}: true or false is needed, found {row[name]!r}")
+    problems.extend(
+        f"{where}.{name}: true or false is needed, found {row[name]!r}" for name in _FLAGS if not isinstance(row.get(name, False), bool)
+    )
     tier = row.get("tier") or None
     if tier not in (None, *_TIERS):
         problems.append(f"{where}.tier: {tier!r} is none of {', '.join(_TIERS)}")

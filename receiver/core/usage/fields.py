@@ -6,14 +6,18 @@ which keys prove something) is worked out once per shape; a span then costs a lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from receiver.core.span import Value
 from receiver.core.usage.coerce import count
-from receiver.core.usage.emitters import Emitter
-from receiver.core.usage.reading import CacheMode
 from receiver.core.usage.rules import DETAILS, Rules, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from receiver.core.span import Value
+    from receiver.core.usage.emitters import Emitter
+    from receiver.core.usage.reading import CacheMode
 
 Places = tuple[int, ...]  # indexes into a span's values, in order of precedence
 
@@ -67,6 +71,7 @@ class Quick(NamedTuple):
     vocabulary: Vocabulary
     has_cache_keys: bool
     has_write_split: bool
+    pair: Callable[[Sequence[Value]], tuple[Value, Value]] | None  #: input and output, where these alone are stated
 
 
 class Shape:
@@ -78,9 +83,9 @@ class Shape:
         "costs",
         "costs_before_margin",
         "details",
-        "has_never_counts",
         "is_quiet",
         "langfuse",
+        "only_never_counts",
         "proves_inclusive",
         "quick",
         "response_ids",
@@ -114,7 +119,10 @@ class Shape:
         self.proves_inclusive = any(
             key.startswith(rules.inclusive_prefixes) or (sdk and key.startswith(rules.inclusive_sdk_prefixes)) for key in place
         )
-        self.has_never_counts = any(key in rules.never_count_keys or key.startswith(rules.never_count_prefixes) for key in place)
+        states_usage = bool(self.vocabularies or self.boxes) or self.langfuse is not None
+        self.only_never_counts = not states_usage and any(
+            key in rules.never_count_keys or key.startswith(rules.never_count_prefixes) for key in place
+        )
         self.costs: tuple[tuple[str, int], ...] = tuple((key, place[key]) for key in rules.cost if key in place)
         self.costs_before_margin = places(rules.cost_before_margin)
         self.response_ids = places(rules.response_id)
@@ -139,6 +147,7 @@ class Shape:
             vocabulary=vocabulary,
             has_cache_keys=self.cache_places,
             has_write_split=bool(places[5] or places[6]),
+            pair=itemgetter(spellings[0][0], spellings[1][0]) if spellings[1] and not spellings[2] and not self.details else None,
         )
 
 

@@ -6,13 +6,17 @@ calls); it decides how the tree is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from receiver.core.span import Value
 from receiver.core.usage.coerce import text
-from receiver.core.usage.emitters import Emitter
 from receiver.core.usage.reading import Klass
-from receiver.core.usage.rules import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from receiver.core.span import Value
+    from receiver.core.usage.emitters import Emitter
+    from receiver.core.usage.rules import Rules
 
 
 def is_special_name(name: str, emitter: Emitter, rules: Rules) -> bool:
@@ -25,7 +29,7 @@ def is_special_name(name: str, emitter: Emitter, rules: Rules) -> bool:
 
 
 def classify(
-    name: str, attributes: Mapping[str, Value], operation: str | None, emitter: Emitter, rules: Rules, *, has_never_counts: bool
+    name: str, attributes: Mapping[str, Value], operation: str | None, emitter: Emitter, rules: Rules, *, only_never_counts: bool
 ) -> Klass:
     """The span's class: the first row of the table whose key is present with a value that it knows."""
     if name in rules.never_names or rules.never_name_pattern.match(name) or operation in rules.never_operations:
@@ -44,7 +48,7 @@ def classify(
         if found is not None:
             klass = found
             break
-    if has_never_counts and klass in (Klass.MODEL_CALL, Klass.NONE):
+    if only_never_counts and klass in (Klass.MODEL_CALL, Klass.NONE):
         return Klass.NEVER  # counts of others or of a part only; a wrapper stays one, for its place in the tree
     return klass
 

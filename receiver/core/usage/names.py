@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from receiver.core.span import Value
 from receiver.core.usage.coerce import container, pusd, text
-from receiver.core.usage.emitters import Emitter
-from receiver.core.usage.fields import Shape
-from receiver.core.usage.rules import Rules
+
+if TYPE_CHECKING:
+    from receiver.core.usage.emitters import Emitter
+    from receiver.core.usage.fields import Shape
+    from receiver.core.usage.rules import Rules
 
 Attributes = Mapping[str, Value]
 
 #: In a container that was cut at its byte limit the name still stands near the start.
 _MODEL_IN_JSON: Final = re.compile(r"""["']model(?:_name)?["']\s*:\s*["']([^"'\\]{1,256})["']""")
 
+_LONG: Final = 16  #: characters; no placeholder word is as long
+
 
 class Provider(NamedTuple):
+    """Who is billed for the call, and how the span said so."""
+
     name: str | None  #: in the registry's spelling
     stated: str | None  #: as the span wrote it
     gateway: str | None
@@ -43,6 +49,7 @@ def models(attributes: Attributes, emitter: Emitter, rules: Rules) -> tuple[str,
 
 
 def model_requested(attributes: Attributes, rules: Rules) -> str | None:
+    """The model that was asked for: the name to fall back on where the answer's is an alias."""
     return _first_text(attributes, rules.model_requested)
 
 
@@ -50,7 +57,7 @@ def _model_in(value: Value) -> str | None:
     """The model among a call's parameters, whole JSON or the start of it."""
     if isinstance(value, dict):
         return text(value.get("model")) or text(value.get("model_name"))
-    if not isinstance(value, str) or '"model' not in value and "'model" not in value:
+    if not isinstance(value, str) or ('"model' not in value and "'model" not in value):
         return None
     parameters = container(value)
     if parameters is not None:
@@ -123,6 +130,7 @@ def tier(attributes: Attributes, rules: Rules) -> str | None:
 
 
 def speed(attributes: Attributes, emitter: Emitter, rules: Rules) -> str | None:
+    """The speed that the call was billed at ("fast" has its own price), None when it is not stated."""
     found = _first_text(attributes, rules.speed)
     if found is None and rules.bare_scope.match(emitter.scope):
         found = _first_text(attributes, rules.speed_bare)
@@ -133,7 +141,9 @@ def response_id(shape: Shape, values: Sequence[Value], rules: Rules) -> str | No
     """The provider's id of the answer; placeholders that emitters write where they know none are missing."""
     for place in shape.response_ids:
         found = text(values[place])
-        if found is not None and not rules.response_placeholder.match(found):
+        if found is None or (len(found) < _LONG and found.lower() in rules.response_placeholders):
+            continue
+        if found.strip(rules.response_placeholder_characters):
             return found
     return None
 

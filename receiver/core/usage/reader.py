@@ -7,24 +7,27 @@ All caches are bounded: scopes, keys and texts come from clients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from receiver.core.span import Source, Span, Value
 from receiver.core.usage import names
 from receiver.core.usage.boxes import RawUsage, add_langfuse, add_raw
 from receiver.core.usage.buckets import tokens
 from receiver.core.usage.cache_mode import cache_mode
 from receiver.core.usage.coerce import container
 from receiver.core.usage.draft import Draft
-from receiver.core.usage.emitters import Emitter
 from receiver.core.usage.fields import Counts, Shape, gather
 from receiver.core.usage.klass import is_special_name
 from receiver.core.usage.quick import quick_draft
-from receiver.core.usage.reading import CacheMode, Reading
-from receiver.core.usage.rules import Rules
 from receiver.core.usage.statics import Statics, deciding_keys, statics_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from receiver.core.span import Source, Span, Value
+    from receiver.core.usage.emitters import Emitter
+    from receiver.core.usage.reading import CacheMode, Reading
+    from receiver.core.usage.rules import Rules
 
 #: Entries of each cache; one that is full starts anew, which costs some 20 microseconds a span until it is warm again.
 MAX_SOURCES: Final = 1_024

@@ -50,6 +50,7 @@ class Tokens(NamedTuple):
 
     @property
     def cache_write(self) -> int:
+        """Tokens written to a cache of any life."""
         return self.cache_write_5m + self.cache_write_1h + self.cache_write_unknown
 
 

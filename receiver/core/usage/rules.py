@@ -6,13 +6,15 @@ Everything that differs between instrumentations is data here; the modules besid
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from receiver.core.usage.emitters import Emitter, ScopeRow, scope_row
 from receiver.core.usage.reading import CacheMode, Klass
 from receiver.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 #: Bytes of a value that are worth keeping, by what it is. A number needs few; the longest names are Bedrock ARNs; of a call's
 #: parameters only the model's name is read, which stands near the start; a provider's metadata may carry citations.
@@ -52,6 +54,7 @@ class ClassRow:
     other: Klass | None  #: for any other value; None: ask the next row
 
     def klass(self, value: str) -> Klass | None:
+        """The class that `value` states, None where this row does not tell."""
         found = self.values.get(value.lower())
         if found is not None:
             return found
@@ -67,7 +70,7 @@ class Boxes:
 
     keys: tuple[str, ...]
     prefixes: tuple[str, ...]
-    details_only: frozenset[str]  #: boxes whose input and output are not the span's
+    details_only: tuple[str, ...]  #: boxes (or prefixes of them) whose input and output are not the span's
     mode_if_sole: Mapping[str, CacheMode]
     names: Mapping[str, tuple[str, ...]]  #: canonical count -> its spellings
     exclusive_beside: frozenset[str]
@@ -107,8 +110,8 @@ class Rules:
         self.never_count_keys = frozenset(never["count_keys"])
         self.cache_hit = tuple(never["cache_hit"])
         family = tables["family"]
-        self.family_words = tuple((word, name) for word, name in family["words"])
-        self.family_model_words = tuple((word, name) for word, name in family["model_words"])
+        self.family_words: tuple[tuple[str, str], ...] = tuple((word, name) for word, name in family["words"])
+        self.family_model_words: tuple[tuple[str, str], ...] = tuple((word, name) for word, name in family["model_words"])
         self.operation = tuple(tables["operation"]["keys"])
         self.operation_bare = tuple(tables["operation"]["bare"])
         model = tables["model"]
@@ -118,15 +121,20 @@ class Rules:
         self.model_parameters = tuple(model["parameters"])
         self.model_requested = tuple(model["requested"])
         self.response_id = tuple(tables["response"]["keys"])
-        self.response_placeholder = re.compile(tables["response"]["placeholder"], re.IGNORECASE)
+        self.response_placeholders = frozenset(tables["response"]["placeholders"])
+        self.response_placeholder_characters: str = tables["response"]["placeholder_characters"]
         provider = tables["provider"]
         self.provider = tuple(provider["keys"])
         self.provider_hosts = tuple(provider["hosts"])
         self.not_a_provider = frozenset(provider["not_a_provider"])
         self.gateways = frozenset(provider["gateways"])
         self.provider_synonyms: dict[str, str] = dict(provider["synonyms"])
-        self.host_patterns = tuple((re.compile(row["pattern"]), row["provider"]) for row in provider["host"])
-        self.model_patterns = tuple((re.compile(row["pattern"]), row["provider"]) for row in provider["model"])
+        self.host_patterns: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+            (re.compile(row["pattern"]), row["provider"]) for row in provider["host"]
+        )
+        self.model_patterns: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+            (re.compile(row["pattern"]), row["provider"]) for row in provider["model"]
+        )
         tier = tables["tier"]
         self.tier = tuple(tier["keys"])
         self.tier_values: dict[str, str] = dict(tier["values"])
@@ -201,11 +209,13 @@ class Rules:
 def canonical_provider(stated: str, synonyms: Mapping[str, str]) -> str:
     """See `Rules.provider_name`. The AI SDK writes `openai.chat` and `anthropic.messages` where others name the provider."""
     name = stated.strip().lower()
-    known = synonyms.get(name)
-    if known is None and "." in name:
-        head = name.partition(".")[0]
-        name, known = head or name, synonyms.get(head)
-    return known or name
+    head = name
+    while head:
+        known = synonyms.get(head)
+        if known is not None:
+            return known
+        head = head.rpartition(".")[0]  # "google.vertex.chat": as much of it as is known
+    return name.partition(".")[0] or name
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:
@@ -222,7 +232,7 @@ def _boxes(table: Mapping[str, Any]) -> Boxes:
     return Boxes(
         keys=tuple(table["keys"]),
         prefixes=tuple(table["prefixes"]),
-        details_only=frozenset(table["details_only"]),
+        details_only=tuple(table["details_only"]),
         mode_if_sole={key: CacheMode(mode) for key, mode in table["mode_if_sole"].items()},
         names={name: tuple(table.get(name, ())) for name in ("input", "output", "total", *DETAILS)},
         exclusive_beside=frozenset(table["exclusive_beside"]),

@@ -5,19 +5,22 @@ Many spans share it (same shape, same class, model, provider and tier), so it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from receiver.core.span import Value
 from receiver.core.usage import names
-from receiver.core.usage.cache_mode import Evidence, by_table, by_vocabulary, is_bedrock_openai
+from receiver.core.usage.cache_mode import Evidence, by_table, by_vocabulary, is_bedrock_openai, is_google
 from receiver.core.usage.coerce import flag, text
 from receiver.core.usage.draft import values_of
 from receiver.core.usage.emitters import Emitter, Facts, ScopeRow, fold
-from receiver.core.usage.fields import Shape
 from receiver.core.usage.klass import classify, family
 from receiver.core.usage.reading import Reading
-from receiver.core.usage.rules import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from receiver.core.span import Value
+    from receiver.core.usage.fields import Shape
+    from receiver.core.usage.rules import Rules
 
 #: AI SDK 3 to 5 write the usage of the last step alone onto the span around all steps.
 _LAST_STEP_ONLY: Final = ("ai.generateText", "ai.generateObject")
@@ -26,24 +29,25 @@ _LAST_STEP_ONLY: Final = ("ai.generateText", "ai.generateObject")
 class Statics:
     """The shared part of a Reading, and what the rules for counts need to know of it."""
 
-    __slots__ = ("bedrock_openai", "facts", "quick", "reading", "reasoning_apart", "still", "values")
+    __slots__ = ("bedrock_openai", "facts", "google", "quick", "reading", "reasoning_apart", "still", "values")
 
     def __init__(self, reading: Reading, facts: Facts, shape: Shape, rules: Rules) -> None:
         self.reading = reading  #: complete for a span that states no counts, cost or response id
         self.values: tuple[Any, ...] = values_of(reading)
         self.facts = facts
         self.bedrock_openai = is_bedrock_openai(reading.provider, reading.models)
+        self.google = is_google(reading.provider, reading.models)
         self.reasoning_apart = (facts.reasoning_apart and not shape.proves_inclusive) or reading.provider in rules.reasoning_apart
         self.quick = shape.quick is not None and reading.operation not in shape.quick.vocabulary.not_on
         mode = shape.quick.vocabulary.mode if shape.quick is not None else None
         #: cache mode where the figures cannot tell
-        self.still: Evidence = by_vocabulary(mode, shape.proves_inclusive) or by_table(facts, self.bedrock_openai)
+        self.still: Evidence = by_vocabulary(mode, shape.proves_inclusive) or by_table(facts, bedrock_openai=self.bedrock_openai)
 
 
 def statics_of(name: str, attributes: Mapping[str, Value], shape: Shape, emitter: Emitter, rules: Rules) -> Statics:
     """Read the names. `attributes` hold at least the keys of `deciding_keys` and of the emitter's conditional rows."""
     operation = names.operation(attributes, emitter, rules)
-    klass = classify(name, attributes, operation, emitter, rules, has_never_counts=shape.has_never_counts)
+    klass = classify(name, attributes, operation, emitter, rules, only_never_counts=shape.only_never_counts)
     models = names.models(attributes, emitter, rules)
     provider = names.provider(attributes, models, rules)
     facts = emitter.facts(provider.name)

@@ -8,7 +8,7 @@ O(log n) amortised. Equal deadlines come up in the order in which they were set.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -60,19 +60,6 @@ class Deadlines(Generic[K]):
         key = heapq.heappop(self._heap)[2]
         del self._entries[key]
         return key, earliest
-
-    def in_order(self) -> Iterator[K]:
-        """All keys, earliest first, each found when it is asked for: the first k cost O(k log k), not O(n). Not while it changes."""
-        self.next()  # strips what is stale at the top
-        heap, entries = self._heap, self._entries
-        frontier = [(heap[0], 0)] if heap else []  # the heap's own order: a child never comes before its parent
-        while frontier:
-            entry, at = heapq.heappop(frontier)
-            for child in (2 * at + 1, 2 * at + 2):
-                if child < len(heap):
-                    heapq.heappush(frontier, (heap[child], child))
-            if entries.get(entry[2]) is entry:
-                yield entry[2]
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -35,6 +35,7 @@ class OpenTrace:
         "first_held",
         "full_at",
         "last_held",
+        "queued",
         "remote_parents",
         "rooted",
         "seen",
@@ -55,6 +56,7 @@ class OpenTrace:
         self.rooted = seen is not None and seen.rooted  #: a span without a parent came, or stood for one at an earlier release
         self.remote_parents: list[bytes] | None = None  #: parents in other processes that may yet come
         self.carriers: list[Span] | None = None  #: spans with usage or a cost
+        self.queued = False  #: among the window's open traces
 
     @property
     def generation(self) -> int:

@@ -39,42 +39,46 @@ MOST_CANDIDATES: Final = 128
 MOST_CANDIDATES_A_TRACE: Final = 8_192
 #: From this many equal calls on they are kept apart by scope, since most of them are then of one scope and no candidates.
 _CROWD: Final = 8
+#: Noted calls that are filed with each call that comes: more than one, so that it catches up before a lone one is due.
+_CATCH_UP: Final = 4
 
 _Calls = Span | list[Span] | dict[str, dict[Span, None]]
 
 
 class PairIndex:
-    """The calls of one account's open traces, by what two tellers of one call have in common."""
+    """The calls of one account's open traces, by what two tellers of one call have in common.
 
-    __slots__ = ("_calls", "_gateways", "_traces")
+    Calls that could be a lone trace's are filed under their keys at once. Most accounts have none, and then nobody asks for
+    the others: those are only noted, and filed while there is a lone one (a few with each call, the rest when a question needs
+    them all).
+    """
+
+    __slots__ = ("_filed", "_gateways", "_lone", "_noted", "_traces")
 
     def __init__(self, traces: Mapping[bytes, OpenTrace | SeenTrace], gateways: tuple[str, ...]) -> None:
         self._traces = traces  # the account's table, shared with the window
         self._gateways = gateways
-        self._calls: dict[str | int, _Calls] = {}
+        self._noted: dict[Span, None] = {}  # not filed yet, in order
+        self._filed: dict[str | int, _Calls] = {}
+        self._lone: dict[Span, None] = {}  # calls that were the first of their trace and could be a lone trace's
 
-    def add(self, call: Span) -> None:
-        """A call of an open trace; it has a reading."""
-        calls = self._calls
-        for key in _keys(call):
-            there = calls.setdefault(key, call)
-            if there is call:
-                continue
-            if isinstance(there, Span):
-                calls[key] = [there, call]
-            elif isinstance(there, list):
-                there.append(call)
-                if len(there) > _CROWD:
-                    by_scope: dict[str, dict[Span, None]] = {}
-                    for one in there:
-                        by_scope.setdefault(one.source.scope, {})[one] = None
-                    calls[key] = by_scope
-            else:
-                there.setdefault(call.source.scope, {})[call] = None
+    def add(self, call: Span, *, first: bool) -> None:
+        """A call of an open trace; it has a reading. `first`: the first span with usage of its trace."""
+        if first and (not call.parent_span_id or call.source.scope.startswith(self._gateways)):
+            self._lone[call] = None
+            self._file(call)
+        else:
+            self._noted[call] = None
+        if self._lone and self._noted:
+            self._file_noted(_CATCH_UP)
 
     def remove(self, call: Span) -> None:
         """Its trace is released."""
-        calls = self._calls
+        if self._lone:
+            self._lone.pop(call, None)
+        if self._noted and self._noted.pop(call, call) is None:
+            return
+        calls = self._filed
         for key in _keys(call):
             there = calls[key]
             if isinstance(there, list):
@@ -94,6 +98,8 @@ class PairIndex:
 
     def lone_traces(self, trace: OpenTrace) -> list[OpenTrace]:
         """Lone traces that are let go with this one, best match first."""
+        if not self._lone:
+            return []
         pairs: dict[Span, list[Span]] = {}  # inner call -> every open call that may be its outer
         looks = 0
         for outer in trace.carriers or ():
@@ -118,10 +124,11 @@ class PairIndex:
         return [self._open(inner) for inner, outer in home.items() if outer.trace_id == trace.trace_id]
 
     def __len__(self) -> int:
-        """Keys in use; 0 when no call is open."""
-        return len(self._calls)
+        """Entries in use; 0 when no call is open."""
+        return len(self._noted) + len(self._filed)
 
     def _outers(self, inner: Span) -> list[Span]:
+        self._file_noted(len(self._noted))
         return [outer for outer in self._candidates(inner) if self._is_inner(outer, inner)]
 
     def _is_inner(self, outer: Span, inner: Span) -> bool:
@@ -134,15 +141,40 @@ class PairIndex:
         return self._open(outer).lone_call(self._gateways) is None or _length(outer) > _length(inner)
 
     def _candidates(self, call: Span) -> list[Span]:
-        """Other calls that share a key with `call`, newest first."""
+        """Other filed calls that share a key with `call`, newest first."""
         found: dict[Span, None] = {}
         for key in _keys(call):
-            for other in islice(
-                _newest(self._calls.get(key, call), but_not=call.source.scope if isinstance(key, int) else None), MOST_CANDIDATES
-            ):
+            there = self._filed.get(key)
+            if there is None or there is call:
+                continue
+            scope = call.source.scope if isinstance(key, int) else None
+            for other in islice(_newest(there, but_not=scope), MOST_CANDIDATES):
                 if other is not call:
                     found[other] = None
         return list(found)
+
+    def _file_noted(self, most: int) -> None:
+        """File what was only noted, newest first, no more than `most`."""
+        for _ in range(min(most, len(self._noted))):
+            self._file(self._noted.popitem()[0])
+
+    def _file(self, call: Span) -> None:
+        calls = self._filed
+        for key in _keys(call):
+            there = calls.setdefault(key, call)
+            if there is call:
+                continue
+            if isinstance(there, Span):
+                calls[key] = [there, call]
+            elif isinstance(there, list):
+                there.append(call)
+                if len(there) > _CROWD:
+                    by_scope: dict[str, dict[Span, None]] = {}
+                    for one in there:
+                        by_scope.setdefault(one.source.scope, {})[one] = None
+                    calls[key] = by_scope
+            else:
+                there.setdefault(call.source.scope, {})[call] = None
 
     def _open(self, call: Span) -> OpenTrace:
         trace = self._traces[call.trace_id]

@@ -11,9 +11,9 @@ their bytes; then a resend of their spans counts as new.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from receiver.core.window.arrivals import Arrivals
 from receiver.core.window.limits import SEEN_TRACE_BYTES
 
 if TYPE_CHECKING:
@@ -112,30 +112,23 @@ class SeenTrace:
 class SeenTraces:
     """Released traces in the order in which they are forgotten, bounded by time and bytes."""
 
-    __slots__ = ("_away", "_limits", "_queue", "_shortened", "bytes")
+    __slots__ = ("_limits", "_shortened", "_traces", "bytes")
 
     def __init__(self, limits: WindowLimits) -> None:
         self._limits = limits
-        self._queue: deque[SeenTrace] = deque()  # by release; those that were taken out are skipped when they come up
-        self._away = 0  # how many those are
+        self._traces: Arrivals[SeenTrace] = Arrivals()
         self._shortened: tuple[float, float] | None = None  # (when, how old) a trace was forgotten for its bytes
         self.bytes = 0
 
     def put(self, seen: SeenTrace) -> None:
         """It was just released: it is forgotten a horizon later."""
-        seen.queued = True
+        self._traces.join(seen)
         self.bytes += seen.size
-        self._queue.append(seen)
 
     def take(self, seen: SeenTrace) -> None:
         """It is open again: it is not forgotten before its next release, which puts a new record here."""
-        assert seen.queued
-        seen.queued = False
+        self._traces.leave(seen)
         self.bytes -= seen.size
-        self._away += 1
-        if self._away > len(self) + 64:  # more gaps than traces, and enough to be worth a pass
-            self._queue = deque(entry for entry in self._queue if entry.queued)
-            self._away = 0
 
     def charge(self, seen: SeenTrace, charged: Iterable[bytes]) -> None:
         """Remember which of its spans paid for a call, beside those known before."""
@@ -148,7 +141,7 @@ class SeenTraces:
 
     def next(self) -> float | None:
         """When the oldest is to be forgotten; None when there is none, or its close is still under way."""
-        oldest = self._oldest()
+        oldest = self._traces.first()
         if oldest is None or oldest.closing:
             return None
         if self.bytes > self._limits.seen_max_bytes:
@@ -157,15 +150,13 @@ class SeenTraces:
 
     def pop_due(self, *, now: float) -> SeenTrace | None:
         """Take out the oldest when it is to be forgotten."""
-        due = self.next()
-        if due is None or due > now:
+        due, oldest = self.next(), self._traces.first()
+        if due is None or oldest is None or due > now:
             return None
-        seen = self._queue.popleft()
-        seen.queued = False
-        self.bytes -= seen.size
-        if now < seen.released_at + self._limits.seen_horizon:
-            self._shortened = (now, now - seen.released_at)
-        return seen
+        self.take(oldest)
+        if now < oldest.released_at + self._limits.seen_horizon:
+            self._shortened = (now, now - oldest.released_at)
+        return oldest
 
     def horizon(self, *, now: float) -> float:
         """Seconds for which a released trace is remembered at present: less than `seen_horizon` while the bytes do not suffice."""
@@ -174,10 +165,4 @@ class SeenTraces:
         return self._shortened[1]
 
     def __len__(self) -> int:
-        return len(self._queue) - self._away
-
-    def _oldest(self) -> SeenTrace | None:
-        while self._queue and not self._queue[0].queued:
-            self._queue.popleft()
-            self._away -= 1
-        return self._queue[0] if self._queue else None
+        return len(self._traces)

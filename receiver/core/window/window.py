@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from receiver.core.span import FLAG_HAS_IS_REMOTE, FLAG_IS_REMOTE
+from receiver.core.usage.reading import Klass
+from receiver.core.window.arrivals import Arrivals
 from receiver.core.window.deadlines import Deadlines
 from receiver.core.window.group import Group, ReleasedTrace, TraceKey, Trigger
 from receiver.core.window.limits import OPEN_SPAN_BYTES, OPEN_TRACE_BYTES, PAIR_CALL_BYTES
@@ -80,7 +82,7 @@ class Window:
         self._gateways = tuple(gateway_scopes)
         self._accounts: dict[str, _Account] = {}
         self._deadlines: Deadlines[OpenTrace] = Deadlines()  # a moment that moved later is found out when it comes up
-        self._ages: Deadlines[OpenTrace] = Deadlines()  # by `first_held`: who goes first when a bound is passed
+        self._open: Arrivals[OpenTrace] = Arrivals()  # by `first_held`: who goes first when a bound is passed
         self._seen = SeenTraces(limits)
         self._forgotten: list[TraceKey] = []
         self._spans = 0
@@ -147,7 +149,7 @@ class Window:
                     continue
                 late += 1
             if trace is None:
-                trace = self._open(book, account, span, seen, now)
+                trace = self._begin(book, account, span, seen, now)
                 held = trace.spans
             held[span_id] = span
             count += 1
@@ -160,7 +162,14 @@ class Window:
                 trace.remote_parents.append(span.parent_span_id)
             reading = span.reading
             if reading is not None and (reading.tokens is not None or reading.emitted_cost_pusd) and reading.is_carrier:
-                size += self._carries(book, trace, span)
+                first = trace.carriers is None
+                if trace.carriers is None:
+                    trace.carriers = [span]
+                else:
+                    trace.carriers.append(span)
+                if reading.klass is Klass.MODEL_CALL or reading.klass is Klass.NONE:  # `tells_of_a_call`, without the call
+                    book.pairs.add(span, first=first)
+                    size += PAIR_CALL_BYTES
         if trace is not None:
             self._held(trace, count, size, now)
         if self._relief_at is None and self._bound_passed() is not None:
@@ -201,8 +210,8 @@ class Window:
         """
         groups: list[Group] = []
         spans = 0
-        while (most is None or spans < most) and (trace := self._oldest_free()) is not None:
-            group = self._release(trace, trigger, now=now)
+        while (most is None or spans < most) and (found := self._oldest_free(trigger)) is not None:
+            group = self._release(*found, now=now)
             spans += sum(len(one.spans) + len(one.earlier) for one in group.traces)
             groups.append(group)
         if self._bound_passed() is None:
@@ -228,7 +237,7 @@ class Window:
     def waiting(self, limit: int) -> list[WaitingTrace]:
         """The `limit` oldest open traces, oldest first."""
         found: list[WaitingTrace] = []
-        for trace in self._ages.in_order():
+        for trace in self._open:
             if len(found) >= limit:
                 break
             deadline, trigger = trace.due(self._limits)
@@ -253,7 +262,7 @@ class Window:
     @property
     def traces(self) -> int:
         """Open traces."""
-        return len(self._deadlines)
+        return len(self._open)
 
     @property
     def spans(self) -> int:
@@ -281,8 +290,8 @@ class Window:
 
     def oldest_age(self, *, now: float) -> float:
         """Seconds since the first span of the oldest open trace; 0 when none is open."""
-        first_held = self._ages.next()
-        return 0.0 if first_held is None else max(0.0, now - first_held)
+        oldest = self._open.first()
+        return 0.0 if oldest is None else max(0.0, now - oldest.first_held)
 
     def __repr__(self) -> str:
         return (
@@ -292,7 +301,7 @@ class Window:
 
     # -- open ----------------------------------------------------------------------------------------------------------
 
-    def _open(self, book: _Account, account: str, first: Span, seen: SeenTrace | None, now: float) -> OpenTrace:
+    def _begin(self, book: _Account, account: str, first: Span, seen: SeenTrace | None, now: float) -> OpenTrace:
         full_at = self._limits.max_trace_spans
         if seen is not None:
             self._seen.take(seen)
@@ -302,7 +311,7 @@ class Window:
         trace = book.traces[first.trace_id] = OpenTrace(account, first.trace_id, now=now, full_at=full_at, seen=seen)
         trace.size = OPEN_TRACE_BYTES
         self._bytes += OPEN_TRACE_BYTES
-        self._ages.set(trace, now)
+        self._open.join(trace)
         return trace
 
     def _held(self, trace: OpenTrace, count: int, size: int, now: float) -> None:
@@ -319,20 +328,9 @@ class Window:
         if armed is None or due < armed:
             self._deadlines.set(trace, due)
 
-    def _carries(self, book: _Account, trace: OpenTrace, span: Span) -> int:
-        """Note a span with usage or a cost; returns the bytes that this takes."""
-        if trace.carriers is None:
-            trace.carriers = [span]
-        else:
-            trace.carriers.append(span)
-        if not tells_of_a_call(span):
-            return 0
-        book.pairs.add(span)
-        return PAIR_CALL_BYTES
-
     # -- open -> released ----------------------------------------------------------------------------------------------
 
-    def _next_due(self, now: float) -> tuple[OpenTrace, Trigger] | None:
+    def _next_due(self, now: float) -> _Leaving | None:
         """The trace whose wait is over first, with the rule that says so; taken out of the deadlines."""
         limits = self._limits
         while (popped := self._deadlines.pop_due(now)) is not None:
@@ -343,75 +341,78 @@ class Window:
                 continue
             if moment >= trace.age_limit(limits):
                 trigger = Trigger.AGE
-            stays = self._stays_until(trace, trigger, now)
+            outers = self._outers(trace)
+            stays = self._stays_until(trace, trigger, outers, now)
             if stays is None:
-                return trace, trigger
+                return trace, outers[0] if outers else trace, trigger
             self._deadlines.set(trace, stays)
         return None
 
-    def _stays_until(self, trace: OpenTrace, trigger: Trigger, now: float) -> float | None:
+    def _stays_until(self, trace: OpenTrace, trigger: Trigger, outers: list[OpenTrace], now: float) -> float | None:
         """A trace that is due stays while its own earlier close is under way, or while the trace of its twin is open."""
-        if self._closing(trace):
+        if _closing(outers[0] if outers else trace):
             return now + CLOSING_WAIT
         if trigger is Trigger.AGE or trigger is Trigger.TRACE_SPANS:
             return None
-        moments = [self._deadlines.get(outer) for outer in self._outers(trace)]
-        latest = max((moment for moment in moments if moment is not None), default=None)
+        latest: float | None = None
+        for outer in outers:
+            moment = self._deadlines.get(outer)
+            if moment is not None and (latest is None or moment > latest):
+                latest = moment
         return None if latest is None else min(latest, trace.age_limit(self._limits))
 
-    def _next_relief(self, now: float) -> tuple[OpenTrace, Trigger] | None:
+    def _next_relief(self, now: float) -> _Leaving | None:
         """The oldest trace that can go, when a bound is passed."""
         trigger = self._bound_passed()
         if trigger is None or (self._relief_at is not None and self._relief_at > now):
             return None
-        oldest = self._oldest_free()
-        return None if oldest is None else (oldest, trigger)
+        return self._oldest_free(trigger)
 
-    def _oldest_free(self) -> OpenTrace | None:
+    def _oldest_free(self, trigger: Trigger) -> _Leaving | None:
         """The oldest open trace whose earlier close is not under way."""
-        return next((trace for trace in self._ages.in_order() if not self._closing(trace)), None)
+        for trace in self._open:
+            anchor = next(iter(self._outers(trace)), trace)
+            if not _closing(anchor):
+                return trace, anchor, trigger
+        return None
 
     def _bound_passed(self) -> Trigger | None:
         if self._bytes > self._limits.max_bytes:
             return Trigger.BYTES
-        if len(self._deadlines) > self._limits.max_traces:
+        if len(self._open) > self._limits.max_traces:
             return Trigger.TRACES
         return None
 
-    def _closing(self, trace: OpenTrace) -> bool:
-        """An earlier close of it, or of the trace that it is released with, is under way."""
-        anchor = self._anchor(trace)
-        return anchor.seen is not None and anchor.seen.closing > 0
-
-    def _anchor(self, trace: OpenTrace) -> OpenTrace:
-        """The trace of the outer call if this is the lone trace of an inner one, else itself."""
-        return next(iter(self._outers(trace)), trace)
-
     def _outers(self, trace: OpenTrace) -> list[OpenTrace]:
         """Traces of calls that may be the outer side of this lone trace's call, best first."""
-        traces = self._accounts[trace.account].traces
-        found = (traces[outer.trace_id] for outer in self._accounts[trace.account].pairs.outers(trace))
+        if trace.carriers is None or len(trace.carriers) != 1:
+            return []
+        book = self._accounts[trace.account]
+        found = (book.traces[outer.trace_id] for outer in book.pairs.outers(trace))
         return [outer for outer in found if isinstance(outer, OpenTrace)]
 
-    def _release(self, trace: OpenTrace, trigger: Trigger, *, now: float) -> Group:
-        """Let go this trace with all that tells of the same calls; a lone trace takes the trace of its twin along."""
+    def _release(self, trace: OpenTrace, anchor: OpenTrace, trigger: Trigger, *, now: float) -> Group:
+        """Let go this trace with all that tells of the same calls; a lone trace takes the trace of its twin along.
+
+        `anchor` is the trace of the outer call if this is the lone trace of an inner one, else the trace itself.
+        """
         book = self._accounts[trace.account]
-        anchor = self._anchor(trace)
-        members: dict[OpenTrace, None] = {trace: None, anchor: None}
-        members.update(dict.fromkeys(book.pairs.lone_traces(anchor)))
-        again: list[SeenTrace] = []  # counted with these before, and not open
+        lone = book.pairs.lone_traces(anchor)
         bond = None if anchor.seen is None else anchor.seen.bond
-        if bond is not None:
-            for trace_id in bond.trace_ids:
-                other = book.traces.get(trace_id)
-                if isinstance(other, OpenTrace):
-                    members[other] = None
-                elif other is not None:
-                    again.append(other)
+        if anchor is trace and not lone and bond is None:
+            return Group(trace.account, (self._let_go(book, trace, trigger, now),))
+        members: dict[OpenTrace, None] = {trace: None, anchor: None, **dict.fromkeys(lone)}
+        again: list[SeenTrace] = []  # counted with these before, and not open
+        for trace_id in () if bond is None else bond.trace_ids:
+            other = book.traces[trace_id]
+            if isinstance(other, SeenTrace):
+                again.append(other)
+            elif other is not anchor:
+                members[other] = None
+                members.update(dict.fromkeys(book.pairs.lone_traces(other)))
         released = [self._let_go(book, one, trigger if one is trace else Trigger.PAIR, now) for one in members]
         released += [self._read_again(book, one, now) for one in again]
-        if len(released) > 1:
-            self._tie(book, bond or Bond(), released)
+        self._tie(book, bond or Bond(), released)
         return Group(trace.account, tuple(released))
 
     def _let_go(self, book: _Account, trace: OpenTrace, trigger: Trigger, now: float) -> ReleasedTrace:
@@ -432,7 +433,7 @@ class Window:
                 first_held=trace.first_held,
             )
         self._deadlines.remove(trace)
-        self._ages.remove(trace)
+        self._open.leave(trace)
         self._spans -= len(new)
         self._bytes -= trace.size
         for carrier in trace.carriers or ():
@@ -464,7 +465,8 @@ class Window:
 
     def _earlier(self, key: TraceKey, seen: SeenTrace) -> tuple[Span, ...]:
         """Its released spans, from the journal; what was accepted since is not among them."""
-        return tuple(span for span in self._records(key) if span.span_id in seen)
+        released = set(unpack(seen.ids))
+        return tuple(span for span in self._records(key) if span.span_id in released)
 
     def _tie(self, book: _Account, bond: Bond, released: list[ReleasedTrace]) -> None:
         """These traces were counted together: whichever re-opens brings the others back."""
@@ -488,6 +490,15 @@ class Window:
             if not book.traces:
                 del self._accounts[seen.account]
             self._forgotten.append(TraceKey(seen.account, seen.trace_id))
+
+
+#: A trace that is let go, the trace of its outer call (itself when it is not a lone inner one), and why.
+_Leaving = tuple[OpenTrace, OpenTrace, Trigger]
+
+
+def _closing(trace: OpenTrace) -> bool:
+    """An earlier close of it is under way."""
+    return trace.seen is not None and trace.seen.closing > 0
 
 
 #: What an account without this trace holds of it.
