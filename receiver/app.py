@@ -24,11 +24,12 @@ from receiver import __version__, tables
 from receiver.access.keys import Keys
 from receiver.access.tls import Tls, TlsFiles
 from receiver.clock import Clock, SystemClock
-from receiver.closing import Closing, Theory
+from receiver.closing import Closing
 from receiver.config import Config, as_table
 from receiver.core.admission import InFlight
 from receiver.core.attribution import AttributionRules
 from receiver.core.calls import CountOptions
+from receiver.core.outcome import Theory
 from receiver.core.prices import PriceBook, PriceOptions
 from receiver.core.sources import Sources
 from receiver.core.usage import Reader, Rules
@@ -254,7 +255,21 @@ class Daemon:
 
     def waiting(self, *, limit: int) -> list[dict[str, Any]]:
         now = self._clock.monotonic()
-        return [row.as_json(now=now) for row in self.window.waiting(limit)]
+        return [
+            {
+                "account": row.key.account,
+                "trace_id": row.key.trace_id.hex(),
+                "spans": row.spans,
+                "bytes": row.bytes,
+                "age_seconds": round(now - row.first_held, 3),
+                "quiet_seconds": round(now - row.last_held, 3),
+                "root_seen": row.root_seen,
+                "reopened": row.generation > 0,
+                "waits_for": row.trigger.value,
+                "closes_in_seconds": round(max(0.0, row.deadline - now), 3),
+            }
+            for row in self.window.waiting(limit)
+        ]
 
     def sources(self) -> list[dict[str, Any]]:
         return self._sources.as_json()
@@ -348,7 +363,7 @@ class Daemon:
         while True:
             due = monotonic() + STALL_LOOK_SECONDS
             await asyncio.sleep(STALL_LOOK_SECONDS)
-            self.metrics.stalled(max(0.0, monotonic() - due))
+            self.metrics.loop_stall(max(0.0, monotonic() - due))
 
 
 class _Operations:

@@ -2,7 +2,7 @@
 
     window -release-> Group -count-> LLMCalls -price-> PricedCalls -attribute-> Charges -close (one commit)-> observed
 
-`work_out` is the pure part, the same for the daemon and for files. `Closing` drives it: one armed timer, at most 5 ms of work
+`core.outcome.work_out` is the pure part, the same for the daemon and for files. `Closing` drives it: one armed timer, at most 5 ms of work
 at a time, then the commit, and only what is committed is shown on the metrics.
 """
 
@@ -11,59 +11,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from receiver.clock import Clock
-from receiver.core.attribution import AttributionRules, Charge, attribute
-from receiver.core.calls import Counted, CountOptions, count
-from receiver.core.journal import Close, Journal
+from receiver.core.journal import Journal
+from receiver.core.outcome import Outcome, Theory, work_out
 from receiver.core.prices import PriceBook
 from receiver.core.sources import Sources
 from receiver.core.span import Span
-from receiver.core.usage import Klass, Rules
+from receiver.core.usage import Klass
 from receiver.core.window import Group, TraceKey, Trigger, Window
+from receiver.core.window.window import SLICE_SPANS
 from receiver.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-LastValues = Callable[[tuple[str, ...]], tuple[int, ...] | None]
-
 #: How long one turn of closing may hold the event loop, so that requests keep their latency.
 TURN_SECONDS: Final = 0.005
-#: How many traces one turn asks the window for; the clock is looked at after each Group.
-TURN_TRACES: Final = 64
 #: After a failed close the same work is tried again this much later.
 RETRY_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Theory:
-    """The rules that turn spans into charges; immutable while the process runs."""
-
-    rules: Rules
-    counting: CountOptions
-    book: PriceBook
-    attribution: AttributionRules
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one Group came to."""
-
-    close: Close
-    counted: Counted
-
-
-def work_out(group: Group, theory: Theory, last_values: LastValues) -> Outcome:
-    """Count, price and attribute one Group. Pure: the same Group and last values give the same charges."""
-    counted = count(group, rules=theory.rules, last_values=last_values, options=theory.counting)
-    charges: list[Charge] = []
-    if counted.calls:
-        charges = attribute([theory.book.price(call) for call in counted.calls], theory.attribution)
-    traces = tuple((trace.key, trace.generation) for trace in group.traces)
-    return Outcome(Close(group.account, traces, tuple(charges), counted.cumulative), counted)
 
 
 class Closing:
@@ -113,7 +79,7 @@ class Closing:
         closed = 0
         while True:
             async with self._turns:
-                self._released.extend(self._window.release_due(now=now, most=TURN_TRACES))
+                self._released.extend(self._window.release_due(now=now))
                 if not self._released:
                     break
                 closed += await self._close()
@@ -122,9 +88,13 @@ class Closing:
 
     async def release_all(self, *, now: float) -> int:
         """Release and close every open trace, whatever it waits for; returns how many traces."""
-        async with self._turns:
-            self._released.extend(self._window.release_all(now=now, trigger=Trigger.MANUAL))
-            return await self._close()
+        closed = 0
+        while True:
+            async with self._turns:
+                self._released.extend(self._window.release_all(now=now, trigger=Trigger.MANUAL, most=SLICE_SPANS))
+                if not self._released:
+                    return closed
+                closed += await self._close()
 
     async def _close(self) -> int:
         """Close what was released, turn by turn. What a failed commit leaves is still in `_released`, for the next attempt."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from receiver.closing import Outcome, Theory, work_out
 from receiver.core.journal import Acceptance
+from receiver.core.outcome import Outcome, Theory, work_out
 from receiver.core.report import report
 from receiver.core.usage import Reader
 from receiver.core.window import Trigger, Window, WindowLimits

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import re
@@ -89,6 +89,7 @@ def rates(prices: types.ModelPrice) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def condition(constraint: Any) -> dict[str, Any]:
+    """When a price holds: {}, {"from": date} or {"window": [start, end]}."""
     match constraint:
         case None:
             return {}
@@ -100,8 +101,8 @@ def condition(constraint: Any) -> dict[str, Any]:
             raise SystemExit(f"a condition that the snapshot cannot hold: {constraint!r}")
 
 
-def _utc(moment: datetime.time) -> str:
-    if moment.utcoffset() not in (None, datetime.timedelta(0)) or moment.second:
+def _utc(moment: dt.time) -> str:
+    if moment.utcoffset() not in (None, dt.timedelta(0)) or moment.second:
         raise SystemExit(f"a time of day that the snapshot cannot hold: {moment!r}")
     return moment.strftime("%H:%M")
 
@@ -128,6 +129,7 @@ def clause(match: Any) -> Any:
 
 
 def model(info: types.ModelInfo) -> dict[str, Any]:
+    """One model's line."""
     conditional = [types.ConditionalPrice(prices=info.prices)] if isinstance(info.prices, types.ModelPrice) else info.prices
     prices: list[dict[str, Any]] = []
     others: dict[str, str] = {}
@@ -151,6 +153,7 @@ def model(info: types.ModelInfo) -> dict[str, Any]:
 
 
 def provider(info: types.Provider) -> dict[str, Any]:
+    """One provider with its models."""
     out: dict[str, Any] = {"id": info.id, "name": info.name}
     if info.provider_match is not None:
         out["provider_match"] = clause(info.provider_match)
@@ -162,7 +165,7 @@ def provider(info: types.Provider) -> dict[str, Any]:
     return out
 
 
-def newest_date(today: datetime.date) -> str:
+def newest_date(today: dt.date) -> str:
     """The newest past date that the data itself tells of: the list is known to be right until then, at least."""
     found: set[str] = set()
     for info in providers:
@@ -174,7 +177,8 @@ def newest_date(today: datetime.date) -> str:
     return max(date for date in found if date <= today.isoformat())
 
 
-def compile_snapshot(today: datetime.date) -> dict[str, Any]:
+def compile_snapshot(today: dt.date) -> dict[str, Any]:
+    """The whole snapshot of the installed package."""
     return {
         "schema": SCHEMA,
         "source": "genai-prices",
@@ -200,6 +204,8 @@ def serialise(snapshot: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
+    """What changed, and what makes it implausible."""
+
     lines: list[str]
     refusals: list[str]
 
@@ -258,11 +264,12 @@ def _usd(pusd: Fraction | None) -> str:
 
 
 def main() -> int:
+    """Compile, report, and write when asked and plausible."""
     parser = argparse.ArgumentParser(description="Compile receiver/data/prices.json from the installed genai-prices.")
     parser.add_argument("--write", action="store_true", help="replace the snapshot and its licence notice")
     parser.add_argument("--accept", action="store_true", help="write although the report refuses")
     args = parser.parse_args()
-    new = compile_snapshot(datetime.datetime.now(datetime.UTC).date())
+    new = compile_snapshot(dt.datetime.now(dt.UTC).date())
     old = json.loads(SNAPSHOT.read_text()) if SNAPSHOT.exists() else None
     report = compare(old, new)
     print("\n".join(report.lines))

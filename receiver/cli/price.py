@@ -6,10 +6,14 @@ import datetime as dt
 import json
 import sys
 import time
+from decimal import Decimal
+from typing import Any
 
 import click
 
 from receiver.cli.options import configured, formatted, read_config, usable_configuration
+from receiver.config import Config, as_table
+from receiver.core.prices.overrides import compile_overrides
 
 
 @click.command()
@@ -40,7 +44,8 @@ def price(  # noqa: PLR0917 -- click calls it by name
 ) -> None:
     """Show the price of MODEL, as a call of that name would be priced.
 
-    MODEL is a name as spans state it: an id, a dated id, a Bedrock ARN, a deployment listed under [prices.aliases].
+    MODEL is a name as spans state it: an id, a dated id, a Bedrock ARN, a deployment listed under [prices.aliases]. Prices of
+    your own, [[prices.override]], are shown first.
 
     \b
     Examples:
@@ -56,14 +61,32 @@ def price(  # noqa: PLR0917 -- click calls it by name
 
     with usable_configuration():
         book = app.price_book(config)
-    described = book.describe(model, provider, at=_unix_nano(moment))
+    at = _unix_nano(moment)
+    described = book.describe(model, provider, at=at)
+    described["overrides"] = own = _own_prices(config, described, at)
     if output_format == "json":
         click.echo(json.dumps(described, indent=2))
     else:
         from receiver.cli.tables import print_price  # noqa: PLC0415 -- brings rich in, which JSON need not wait for
 
         print_price(described)
-    sys.exit(0 if described["found"] else 1)
+    sys.exit(0 if described["found"] or any("rates" in row for row in own) else 1)
+
+
+def _own_prices(config: Config, described: dict[str, Any], at: int) -> list[dict[str, Any]]:
+    """The rows of `[[prices.override]]` that hold for the model at that moment; their other conditions stand in them."""
+    names = {str(described[key]).strip().lower() for key in ("asked", "model") if described.get(key)}
+    rows = as_table(config.prices)["override"]
+    compiled = compile_overrides(rows, source="override")
+    holding = [row for row, one in zip(rows, compiled, strict=True) if one.start <= at < one.end and any(map(one.matches, names))]
+    return [{key: _plain(value) for key, value in row.items()} for row in holding]
+
+
+def _plain(value: Any) -> Any:
+    """An amount as the decimal string that it is, for JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return f"{value:f}" if isinstance(value, Decimal) else value
 
 
 def _unix_nano(moment: dt.datetime | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,12 +16,13 @@ from receiver.core.prices.cards import REQUEST_RATES, TOKEN_RATES
 from receiver.core.report import DOUBT_SENTENCES
 from receiver.logs import printable
 
+_PIPE_WIDTH: Final = 120
 _MOST_MISSING: Final = 10  #: lines; the JSON report holds all
 
 
 def print_report(report: dict[str, Any], dimensions: tuple[str, ...], *, console: Console | None = None) -> None:
     """The totals, a table a dimension, the doubts, and what is missing: the report's notes say the same in sentences."""
-    console = console or Console()
+    console = console or _console()
     totals = report["totals"]
     duplicates = f" ({totals['duplicate_spans']:,} came twice)" if totals["duplicate_spans"] else ""
     console.print(f"{totals['spans']:,} spans{duplicates} in {totals['traces']:,} traces, {totals['calls']:,} model calls")
@@ -38,10 +40,14 @@ def print_report(report: dict[str, Any], dimensions: tuple[str, ...], *, console
 
 
 def print_price(described: dict[str, Any], *, console: Console | None = None) -> None:
-    """What a price book says of a model: which list, which rates, since when; or what it may have been called."""
-    console = console or Console()
+    """What a model costs: the operator's own prices, then which list, which rates, since when; or what it may have been called."""
+    console = console or _console()
+    own = described["overrides"]
+    for row in own:
+        console.print(Text("[[prices.override]] goes before the lists: " + printable(_conditions(row)), style="bold"))
     if not described["found"]:
-        console.print(Text(f"{printable(described['asked'])} is in no price list: its calls would be unpriced, not free.", style="yellow"))
+        asked, rest = printable(described["asked"]), "" if own else ": its calls would be unpriced, not free"
+        console.print(Text(f"{asked} is in no price list{rest}.", style="yellow"))
         if described["near"]:
             console.print(Text("Did you mean: " + ", ".join(printable(name) for name in described["near"])))
         return
@@ -56,9 +62,17 @@ def print_price(described: dict[str, Any], *, console: Console | None = None) ->
         console.print(f"valid{' from ' + since if since else ''}{' until ' + until if until else ''}")
     if described["by_time_of_day"]:
         console.print("the rates change with the time of day; these are of the moment that was asked for")
+    console.print("USD per million tokens (web search and request: per thousand):")
     console.print(_rates(described["rates"]))
     for unit, amount in described["other_rates"].items():
         console.print(Text(printable(f"also listed, in a unit that spans do not count: {unit} {amount}"), style="dim"))
+
+
+def _conditions(row: dict[str, Any]) -> str:
+    """A row of `[[prices.override]]` on one line."""
+    shown: dict[str, Any] = {key: moment(value) if key in ("from", "to") else value for key, value in row.items()}
+    rates: dict[str, str] = shown.pop("rates", {})
+    return ", ".join(f"{key} {value}" for key, value in [*shown.items(), *rates.items()])
 
 
 def moment(unix_nano: int | None) -> str:
@@ -74,14 +88,15 @@ def dollars(amount: str | None) -> str:
 def _by(dimension: str, rows: list[dict[str, Any]]) -> Table:
     table = _table(f"by {dimension}")
     table.add_column(dimension, overflow="fold")
-    for heading in ("calls", "unpriced", "input tokens", "output tokens", "cost", "share"):
+    some_unpriced = any(row["unpriced_calls"] for row in rows)
+    for heading in ("calls", *(["unpriced"] if some_unpriced else []), "input tokens", "output tokens", "cost", "share"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         name = Text("unknown", style="dim") if row["key"] is None else Text(printable(str(row["key"])))
-        unpriced = Text(f"{row['unpriced_calls']:,}", style="yellow") if row["unpriced_calls"] else Text("")
+        unpriced = [Text(f"{row['unpriced_calls']:,}" if row["unpriced_calls"] else "", style="yellow")] if some_unpriced else []
         counts = (f"{row['input_tokens']:,}", f"{row['output_tokens']:,}")
         share = "" if row["share"] is None else f"{float(row['share']):.1%}"
-        table.add_row(name, f"{row['calls']:,}", unpriced, *counts, dollars(row["cost_usd"]), share)
+        table.add_row(name, f"{row['calls']:,}", *unpriced, *counts, dollars(row["cost_usd"]), share)
     return table
 
 
@@ -109,13 +124,18 @@ def _missing(missing: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _console() -> Console:
+    """Standard output; where it is no terminal there is no width to keep to, but lines that people can still read."""
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    return Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
 
 
 def _rates(rows: list[dict[str, Any]]) -> Table:
     """A row per tier and length of request; a column per rate that any row has."""
-    table = _table("USD per million tokens (web_search and request: per thousand)")
+    table = _table("")
     stated = {name for row in rows for name in row["rates"]}
     names = [name for name in (*TOKEN_RATES, *REQUEST_RATES) if name in stated]
     table.add_column("tier", no_wrap=True)

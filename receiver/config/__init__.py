@@ -1,32 +1,24 @@
 """The configuration: a frozen dataclass a section, read once at start from defaults < file < environment < `--set`.
 
-`sections` lists every key; `load` reads them and reports all that is wrong at once; `check` knows what cannot go together;
+`listening` and `sections` list every key; `load` reads them and reports all that is wrong at once; `check` knows what cannot go together;
 `text` writes them back. Units: durations are seconds (float), sizes are bytes (int), moments are Unix nanoseconds (int).
 """
 
 from receiver.config.check import listeners
 from receiver.config.endpoint import Endpoint, ip_address, is_loopback, parse_endpoint
 from receiver.config.fields import as_table
+from receiver.config.listening import Access, AccessKey, Customer, Operator, OperatorKey, Otlp, OtlpGrpc, OtlpHttp, Tls
 from receiver.config.load import load, paths
 from receiver.config.sections import (
-    Access,
-    AccessKey,
     Attribution,
     Config,
     Counting,
-    Customer,
     Log,
     Metrics,
-    Operator,
-    OperatorKey,
-    Otlp,
-    OtlpGrpc,
-    OtlpHttp,
     PriceOverride,
     Prices,
     Shutdown,
     Store,
-    Tls,
     Usage,
     UsageScope,
     Window,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from receiver.config.endpoint import Endpoint, parse_endpoint
 from receiver.config.fields import as_table
-from receiver.config.sections import Config, Customer, Operator, OtlpGrpc, OtlpHttp
+from receiver.config.listening import Customer, Operator, OtlpGrpc, OtlpHttp
+from receiver.config.sections import Config
 from receiver.config.units import format_duration, format_size
 from receiver.core.prices.overrides import check_overrides
 

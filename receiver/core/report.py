@@ -65,6 +65,7 @@ def report(
         spans: how many spans, without duplicates.
         duplicate_spans: spans that came again.
         notes: sentences to put before those on doubts and missing spans.
+
     """
     ordered = sorted(charges, key=attrgetter("start_unix_nano", "span_id", "trace_id"))
     totals = _Sum()

@@ -179,7 +179,7 @@ class Decoder:
         most = self._max_attributes
         append = export.spans.append
         attributes: Attributes
-        last_trace = b""
+        last_trace: bytes | None = None
         pairs.fresh = pairs.lost = text.sanitized = 0
         for message in messages:
             trace_id, span_id, parent, raw_name, kind, start, end, flags, dropped, state, status, raws = _fields(message)
@@ -260,17 +260,18 @@ class Decoder:
         most = self._max_spans
         parts: list[Part] = []
         spans = 0
-        resource_spans, _ = split(body, 0, len(body), most, "resource_spans")
+        resource_spans, _ = split(body, 0, len(body), "resource_spans", 0, most)
         for start, end in resource_spans:
-            resource, scope_spans = split(body, start, end, most - len(parts), "scope_spans")
+            resource, scope_spans = split(body, start, end, "scope_spans", len(parts), most)
             raw = b"".join([body[first:last] for first, last in resource])
             for first, last in scope_spans:
                 if last - first <= SMALL_BYTES:
                     parts.append(Part(raw, None, [(first, last, False)]))
                 else:
-                    scope, runs, count = cut_into_runs(body, first, last, most - spans)
-                    spans += count
+                    scope, runs, spans = cut_into_runs(body, first, last, spans, most)
                     parts.append(Part(raw, scope, runs))
+            if not scope_spans:
+                parts.append(Part(raw, b"", [(end, end, False)]))  # still judged, though nobody needs it
         return parts
 
     def _walk(
@@ -387,7 +388,7 @@ def skip(data: bytes, at: int, end: int) -> tuple[int, int]:
     while True:
         tag, at = varint(data, at, 5)
         number, wire_type = tag >> 3, tag & 7
-        if number == 0 or tag > 0xFFFFFFFF:
+        if tag > 0xFFFFFFFF or (number == 0 and not groups):  # inside an unknown group protobuf does not look at numbers
             raise MalformedExport(MALFORMED)
         if wire_type == 0:
             _, at = varint(data, at, 10)
@@ -411,8 +412,11 @@ def skip(data: bytes, at: int, end: int) -> tuple[int, int]:
 Range = tuple[int, int]
 
 
-def split(data: bytes, start: int, end: int, most: int, what: str) -> tuple[list[Range], list[Range]]:
-    """Where the payloads of fields 1 and 2 lie in a message, at most `most` of each: else ExportTooLarge. Raises MalformedExport."""
+def split(data: bytes, start: int, end: int, what: str, before: int, most: int) -> tuple[list[Range], list[Range]]:
+    """Where the payloads of fields 1 and 2 lie in a message. Of either, with the `before` ones, at most `most`: else ExportTooLarge.
+
+    Raises MalformedExport.
+    """
     ones: list[Range] = []
     twos: list[Range] = []
     at = start
@@ -426,18 +430,21 @@ def split(data: bytes, start: int, end: int, most: int, what: str) -> tuple[list
             found = ones if tag == 0x0A else twos
             found.append((at, at + length))
             at += length
-            if len(found) > most:
-                raise ExportTooLarge(what=what, found=len(found), limit=most)
+            if before + len(found) > most:
+                raise ExportTooLarge(what=what, found=before + len(found), limit=most)
         else:
             _, at = skip(data, first, end)
     return ones, twos
 
 
-def cut_into_runs(data: bytes, start: int, end: int, most: int) -> tuple[bytes, list[tuple[int, int, bool]], int]:
-    """The scope of a ScopeSpans, runs of its spans, and how many they are: over `most` ExportTooLarge. Raises MalformedExport."""
+def cut_into_runs(data: bytes, start: int, end: int, before: int, most: int) -> tuple[bytes, list[tuple[int, int, bool]], int]:
+    """The scope of a ScopeSpans, runs of its spans, and how many they are with the `before` ones: over `most` ExportTooLarge.
+
+    Raises MalformedExport.
+    """
     scope: list[bytes] = []
     runs: list[tuple[int, int, bool]] = []
-    count = 0
+    count = before
     begin = at = start  # of the run, of the field
     while at < end:
         first = at
@@ -474,6 +481,6 @@ def cut_into_runs(data: bytes, start: int, end: int, most: int) -> tuple[bytes, 
         if tag == 0x12:
             runs.append((at - length, at, True))
         begin = at
-    if end > begin:
+    if end > begin or not runs:
         runs.append((begin, end, False))
     return b"".join(scope), runs, count

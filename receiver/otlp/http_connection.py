@@ -37,6 +37,10 @@ class BodyStalled(TimeoutError):
     """Set into a body's stream by the sweep. A TimeoutError, which aiohttp expects from a stream that it drains."""
 
 
+class BodyBroken(TimeoutError):
+    """Set into a body's stream whose chunks are no HTTP. aiohttp only queues an error for after this request, so its reader would wait on."""
+
+
 class Connection(web.RequestHandler):
     """One connection, as aiohttp's protocol plus what the sweep looks at."""
 
@@ -78,6 +82,9 @@ class Connection(web.RequestHandler):
                 self._turn_away(foreign)
                 return
         super().data_received(data)
+        if self.body is not None and self._messages and not self.body.is_eof():  # no next request begins before this body ends
+            self.body.set_exception(BodyBroken())
+            self.body = None
 
     def begin(self) -> None:
         """A head is complete."""

@@ -18,10 +18,10 @@ from aiohttp.web import RequestPayloadError
 
 from receiver.errors import ExportTooLarge, MalformedExport, UnsupportedEncoding
 from receiver.otlp.export import HTTP, Encoding, Export, Outcome, WireObserver
-from receiver.otlp.http_connection import BodyStalled, Connection, Connections
+from receiver.otlp.http_connection import BodyBroken, BodyStalled, Connection, Connections
 from receiver.otlp.inflate import inflate
 from receiver.otlp.listen import Endpoint, close_all, open_sockets
-from receiver.otlp.preface import WrongProtocol, http2_goodbye
+from receiver.otlp.preface import WrongProtocol, http1_goodbye
 from receiver.otlp.signals import OTHER_PATHS, OtherSignals
 from receiver.otlp.status import LengthRequired, MethodNotAllowed, NotServed, Refusal, Refusals, RequestTimedOut
 
@@ -170,6 +170,8 @@ class HttpServer:
             refusal = self._refusals.of(error)
             call.outcome, call.reason = Outcome.REFUSED, refusal.reason
             response = _refused(refusal, _answer_encoding(request))
+            if request.content.exception() is not None:  # where this body ends nobody knows, so no request can follow it
+                response.force_close()
         finally:
             if call.held:
                 self._export.release(call.account, call.held)
@@ -252,8 +254,8 @@ class HttpServer:
         except BodyStalled as error:
             window, rate = self._options.body_window_seconds, self._options.body_bytes_per_second
             raise RequestTimedOut(f"the body came more slowly than {rate:g} bytes a second over {window:g} s") from error
-        except (RequestPayloadError, web.PayloadAccessError) as error:
-            raise MalformedExport(f"the body is no valid HTTP body: {error}") from error
+        except (BodyBroken, RequestPayloadError) as error:
+            raise MalformedExport("the chunks of the body are no valid HTTP/1.1 (RFC 9112 7.1)") from error
         finally:
             connection.expect_body(None)
         return chunks
@@ -310,7 +312,7 @@ class HttpServer:
             return b"\x15\x03\x01\x00\x02\x02\x46"  # a fatal alert, protocol_version (RFC 8446 6)
         advice = f"use port {self._options.grpc_port}, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         self._wrong.tell(f"an OTLP/gRPC client at {peer} speaks to the OTLP/HTTP port {port}: {advice}", peer)
-        return http2_goodbye(f"this is the OTLP/HTTP port {port}: {advice}")
+        return http1_goodbye(f"this is the OTLP/HTTP port {port}: {advice}")
 
 
 class _Call:
@@ -361,7 +363,4 @@ def _refused(refusal: Refusal, encoding: Encoding) -> web.Response:
         headers["Allow"] = "POST"  # RFC 9110 15.5.6
     elif refusal.http == 415:
         headers["Accept-Encoding"] = "gzip, deflate, identity"  # RFC 9110 15.5.16
-    response = web.Response(status=refusal.http, body=refusal.body(encoding), headers=headers)
-    if refusal.http == 408:
-        response.force_close()
-    return response
+    return web.Response(status=refusal.http, body=refusal.body(encoding), headers=headers)

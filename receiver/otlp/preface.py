@@ -6,7 +6,6 @@ The usual mistake is an exporter for one OTLP transport pointed at the port of t
 from __future__ import annotations
 
 import logging
-import struct
 from typing import Final
 
 logger = logging.getLogger(__name__)
@@ -15,8 +14,6 @@ logger = logging.getLogger(__name__)
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0"
 #: A TLS record of type handshake, version 3.x (RFC 8446 5.1): no HTTP method begins with byte 0x16.
 TLS_HANDSHAKE: Final = b"\x16\x03"
-#: RFC 9113 7: "the endpoint requires that HTTP/1.1 be used instead of HTTP/2".
-HTTP_1_1_REQUIRED: Final = 0x0D
 #: So many peer addresses are remembered as told; one beyond may be told again.
 MAX_PEERS: Final = 1_024
 
@@ -30,11 +27,14 @@ def spoken(first: bytes) -> str | None:
     return None
 
 
-def http2_goodbye(message: str) -> bytes:
-    """Empty SETTINGS, then GOAWAY whose debug data is `message`: gRPC clients show it in their error."""
-    debug = message.encode()[:1_024]
-    goaway = struct.pack(">II", 0, HTTP_1_1_REQUIRED) + debug
-    return _frame(0x04, b"") + _frame(0x07, goaway)
+def http1_goodbye(message: str) -> bytes:
+    """An HTTP/1.1 answer to an HTTP/2 client.
+
+    gRPC clients recognise it ("Trying to connect an http1.x server") and back off. A proper HTTP/2 GOAWAY would make them connect again
+    at once and forever, since a server that sent SETTINGS counts as one that works.
+    """
+    body = (message + "\n").encode()
+    return b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 class WrongProtocol:
@@ -51,8 +51,3 @@ class WrongProtocol:
             del self._told[next(iter(self._told))]
         self._told[peer] = None
         logger.warning(sentence)
-
-
-def _frame(kind: int, payload: bytes) -> bytes:
-    """An HTTP/2 frame on stream 0 without flags (RFC 9113 4.1)."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, 0)) + bytes(4) + payload

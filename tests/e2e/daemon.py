@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,16 +30,16 @@ class Daemon:
     """A running `spantoll serve`."""
 
     process: subprocess.Popen[str]
-    ports: dict[str, int] = field(default_factory=dict)  #: otlp/grpc, otlp/http, operator, customer
+    ports: dict[str, int] = field(default_factory=dict)  #: otlp.grpc, otlp.http, operator, customer
     lines: list[dict[str, Any]] = field(default_factory=list)  #: its log so far
 
     @property
     def grpc(self) -> str:
-        return f"127.0.0.1:{self.ports['otlp/grpc']}"
+        return f"127.0.0.1:{self.ports['otlp.grpc']}"
 
     @property
     def http(self) -> str:
-        return f"http://127.0.0.1:{self.ports['otlp/http']}"
+        return f"http://127.0.0.1:{self.ports['otlp.http']}"
 
     @property
     def operator(self) -> str:
@@ -87,7 +88,7 @@ def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
 
 @contextmanager
 def daemon(folder: Path, *settings: str, quick: bool = True, env: dict[str, str] | None = None) -> Iterator[Daemon]:
-    """Start on port 0 everywhere, wait for its "ready" line, stop it at the end."""
+    """Start on port 0 everywhere, wait for its line "ready", stop it at the end."""
     free = [f"{name}.endpoint=127.0.0.1:0" for name in ("otlp.grpc", "otlp.http", "operator", "customer")]
     options = [word for setting in (*free, *(QUICK if quick else ()), *settings) for word in ("--set", setting)]
     process = subprocess.Popen(
@@ -108,9 +109,11 @@ def daemon(folder: Path, *settings: str, quick: bool = True, env: dict[str, str]
         while True:
             line = heard.get(timeout=PATIENCE_SECONDS)
             assert line is not None, f"the daemon ended while starting: {found.lines}"
-            if line.get("event") == "listening":
-                found.ports[line["listener"]] = int(line["port"])
-            if line.get("event") == "ready":
+            if line.get("message") == "listening":
+                port = urllib.parse.urlsplit(line["address"]).port
+                assert port is not None
+                found.ports[line["listener"]] = port
+            if line.get("message") == "ready":
                 break
         yield found
     finally:
@@ -124,7 +127,7 @@ def _listen(stream: IO[str], found: Daemon, heard: queue.Queue[dict[str, Any] | 
         try:
             line = json.loads(text)
         except ValueError:
-            line = {"event": "text", "text": text}
+            line = {"message": text.rstrip()}
         found.lines.append(line)
         heard.put(line)
     heard.put(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import importlib.util
 import socket
@@ -351,10 +352,8 @@ async def test_connections_are_limited() -> None:
             await _settings(client)
         reader, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])
         async with asyncio.timeout(5):
-            try:
+            with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
-            except ConnectionError:
-                pass
         writer.close()
         for client in clients:
             await client.close()
@@ -385,7 +384,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     """Loopback on OTLP's port, the spec's 64 MiB."""
     assert str(GrpcOptions().endpoint) == "localhost:4317"
     assert GrpcOptions().max_request_bytes == 64 << 20
-    assert LIMIT < GrpcOptions().max_request_bytes
+    assert GrpcOptions().max_request_bytes > LIMIT
 
 
 def _has_ipv6() -> bool:

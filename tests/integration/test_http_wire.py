@@ -93,7 +93,7 @@ async def test_parameters_of_the_content_type_change_nothing(content_type: str) 
     async with http_server(House()) as server:
         reply = await http_call(server.bound[0][1], b"body", content_type=content_type)
     assert reply.code == 200
-    assert reply.headers["content-type"] == content_type.split(";")[0].lower()
+    assert reply.headers["content-type"] == content_type.split(";", maxsplit=1)[0].lower()
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/protobuf", "application/x-www-form-urlencoded"])
@@ -118,7 +118,7 @@ async def test_another_content_encoding_is_415_with_the_list() -> None:
 
 @pytest.mark.parametrize("body", [b"no gzip at all", gzip.compress(b"request" * 100)[:-9], gzip.compress(b"request")[:5]])
 async def test_corrupt_gzip_is_400(body: bytes) -> None:
-    """aiohttp by itself would answer 500 and lose the batch with a traceback."""
+    """Aiohttp by itself would answer 500 and lose the batch with a traceback."""
     house = House()
     async with http_server(house) as server:
         reply = await http_call(server.bound[0][1], body, headers={"Content-Encoding": "gzip"})
@@ -248,17 +248,23 @@ async def test_a_broken_chunk_is_400() -> None:
         writer.write(b"zz\r\n")
         assert (await read_reply(reader)).code == 400
         writer.close()
-    assert [s.reason for s in house.seen][0] == "malformed"
+    assert next(s.reason for s in house.seen) == "malformed"
     assert house.budget.held() == 0
 
 
 async def test_expect_100_continue_is_answered_before_the_body() -> None:
-    """curl asks so for bodies over 1 MiB; a refusal comes instead of the permission to send."""
+    """Curl asks so for bodies over 1 MiB; a refusal comes instead of the permission to send."""
     house = House(keys=Keys([("acme", hash_key(KEY))]))
     async with http_server(house) as server:
         for key, code in ((KEY, 200), ("spt_wrong", 401)):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])
-            sent = {"Host": "x", "Content-Type": "application/json", "Content-Length": "4", "Expect": "100-continue", "Authorization": f"Bearer {key}"}
+            sent = {
+                "Host": "x",
+                "Content-Type": "application/json",
+                "Content-Length": "4",
+                "Expect": "100-continue",
+                "Authorization": f"Bearer {key}",
+            }
             writer.write(head("POST", "/v1/traces", sent))
             if code == 200:
                 assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -288,7 +294,7 @@ async def test_one_connection_serves_many_requests() -> None:
     ids=["words", "version", "huge header"],
 )
 async def test_what_is_no_http_gets_a_status_and_no_traceback(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """aiohttp's own answer would be text, and its log a traceback for each probe of a port scanner."""
+    """Aiohttp's own answer would be text, and its log a traceback for each probe of a port scanner."""
     house = House()
     async with http_server(house) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gzip
 import json
+import ssl
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from receiver.access.keys import hash_key
+from receiver.access.tls import Tls, TlsFiles
 from receiver.config import Customer, Operator, OperatorKey
 from receiver.errors import Overloaded
 from receiver.web.customer import customer_server
@@ -385,3 +393,41 @@ async def test_a_stopped_listener_is_gone(daemon: Daemon) -> None:
     writer.close()
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / "cert.pem", folder / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, pem, plain))
+    return certificate_file, key_file
+
+
+async def test_tls_is_spoken_where_a_certificate_is_given(daemon: Daemon, tmp_path: Path) -> None:
+    """A client that trusts it is answered, plain text is not."""
+    certificate, key = self_signed(tmp_path)
+    server = operator_server(Operator(endpoint="localhost:0"), daemon, ssl_context=Tls(TlsFiles(certificate, key)).ssl_context)
+    await server.start()
+    port = server.bound[0][1]
+    try:
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        async with aiohttp.ClientSession() as session, session.get(f"https://localhost:{port}/-/healthy", ssl=trusting) as response:
+            assert response.status == 200
+        assert b"200" not in await raw(server, b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    finally:
+        await server.stop()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
-import ssl
 import zlib
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -29,6 +27,10 @@ from receiver.otlp.grpc_server import GrpcOptions, GrpcServer
 from receiver.otlp.http_server import HttpOptions, HttpServer
 from receiver.otlp.listen import Endpoint
 from receiver.otlp.status import Refusals
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 KEY = "spt_the-key-of-acme"
@@ -105,7 +107,12 @@ class House:
 async def grpc_server(house: House, *, credentials: grpc.ServerCredentials | None = None, **options: Any) -> AsyncIterator[GrpcServer]:
     options = {"endpoint": LOCAL, "max_request_bytes": LIMIT, **options}
     server = GrpcServer(
-        GrpcOptions(**options), export=house, observer=house, refusals=Refusals(random.Random(7)), clock=SystemClock(), credentials=credentials
+        GrpcOptions(**options),
+        export=house,
+        observer=house,
+        refusals=Refusals(random.Random(7)),
+        clock=SystemClock(),
+        credentials=credentials,
     )
     await server.start()
     try:
@@ -118,7 +125,12 @@ async def grpc_server(house: House, *, credentials: grpc.ServerCredentials | Non
 async def http_server(house: House, *, ssl_context: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[HttpServer]:
     options = {"endpoint": LOCAL, "max_request_bytes": LIMIT, **options}
     server = HttpServer(
-        HttpOptions(**options), export=house, observer=house, refusals=Refusals(random.Random(7)), clock=SystemClock(), ssl_context=ssl_context
+        HttpOptions(**options),
+        export=house,
+        observer=house,
+        refusals=Refusals(random.Random(7)),
+        clock=SystemClock(),
+        ssl_context=ssl_context,
     )
     await server.start()
     try:
@@ -186,7 +198,11 @@ async def grpc_call(
         except grpc.aio.AioRpcError as error:
             answer, code, message = b"", error.code(), error.details() or ""
         return Reply(
-            code.value[0], answer, initial=dict(await call.initial_metadata()), trailers=dict(await call.trailing_metadata()), message=message
+            code.value[0],
+            answer,
+            initial=dict(await call.initial_metadata()),
+            trailers=dict(await call.trailing_metadata()),
+            message=message,
         )
     finally:
         if own:

@@ -240,6 +240,14 @@ def test_a_session_that_copies_the_conversation_is_as_weak() -> None:
     assert alone.charge(alone.call(both)).session == "conv-9"
 
 
+def test_a_weak_key_speaks_where_the_strong_one_on_its_span_is_empty() -> None:
+    """LiteLLM writes every key on every span, most of them empty."""
+    told = Told()
+    assert told.charge(told.call({"user.id": "", "llm.user": "u-1"}, trace=1)).user == "u-1"
+    assert told.charge(told.call({"user.id": "", "llm.user": "u-2"}, trace=2)).user == "u-2"
+    assert told.charge(told.call({"user.id": "u-3", "llm.user": "u-2"}, trace=3)).user == "u-3"
+
+
 def test_the_only_value_in_the_trace_holds() -> None:
     """LiteLLM and others write the user on a model's span only; a call beside it belongs to the same request."""
     told = Told()
@@ -290,6 +298,7 @@ def test_the_nearest_of_the_calls_own_spans_is_asked_first() -> None:
         ("lmnr.association.properties.user_id", "u", "user", "u"),
         ("gen_ai.request.user", "u", "user", "u"),
         ("vendor.context.userId", "u", "user", "u"),
+        ("metadata", '{"agent_name": "planner"}', "agent", "planner"),
         ("vendor.user.id", 17.0, "user", "17"),
         ("mirascope.ops.session.id", "s", "session", "s"),
         ("vendor.session_id", "s", "session", "s"),
@@ -497,7 +506,10 @@ def test_memories_are_bounded() -> None:
     assert len(rules._sources) <= 4_096
     assert len(rules._opened) <= 4_096
     assert len(rules.agents._of_spans) <= 4_096
-    same = [told.span("x", {"user.id": str(number)}) for number in range(5_000)]
+    assert len(rules.agents._of_attributes) <= 4_096
+    same = [told.span("x", {"user.id": str(number)}) for number in range(20_000)]
     for span in same:
         rules.facts(span)
-    assert len(rules._shapes[("user.id",)].known) <= 1_024
+    assert sum(len(shape.known) for shape in rules._shapes.values()) <= 16_384
+    rules.facts(told.span("x", {f"{number}.user_id": "u" for number in range(300)}))
+    assert max(map(len, rules._shapes)) <= 256

@@ -500,7 +500,7 @@ def test_the_table_is_printed_when_asked_for(offline: Offline) -> None:
 def described(*, found: bool = True, **changes: Any) -> dict[str, Any]:
     """What a price book says of a model (`core.prices.describe`)."""
     if not found:
-        return {"asked": "gpt-4q[red]", "found": False, "provider": None, "near": ["openai/gpt-4o"]}
+        return {"asked": "gpt-4q[red]", "found": False, "provider": None, "near": ["openai/gpt-4o"], **changes}
     rates = [
         {"tier": "standard", "above_input_tokens": 0, "rates": {"input": "2.5", "output": "10"}},
         {"tier": "standard", "above_input_tokens": 200_000, "rates": {"input": "5"}},
@@ -522,7 +522,7 @@ class Book:
 
     def describe(self, model: str, provider: str | None = None, *, at: int) -> dict[str, Any]:
         self.asked.append((model, provider, at))
-        return described(found=model == "gpt-4o")
+        return described(found=model == "gpt-4o", asked=model)
 
 
 @pytest.fixture
@@ -537,7 +537,7 @@ def test_a_price_is_shown(book: Book, at: str) -> None:
     """As JSON in a pipe; a date is its midnight in UTC."""
     result = invoke("price", "gpt-4o", "--provider", "openai", "--at", at)
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == described()
+    assert json.loads(result.stdout) == described(overrides=[])
     assert book.asked == [("gpt-4o", "openai", 1_793_491_200_000_000_000)]
 
 
@@ -556,14 +556,14 @@ def test_a_model_without_a_price_is_exit_code_1(book: Book) -> None:
 
 def test_every_rate_of_a_price_is_shown() -> None:
     """Tiers, the cliff at a length, fees, and until when it holds."""
-    text = rendered(print_price, described(valid_to=1_793_491_200_000_000_000, sure=False))
+    text = rendered(print_price, described(valid_to=1_793_491_200_000_000_000, sure=False, overrides=[]))
     for part in (
         "openai/gpt-4o, as genai-prices 0.2.3 says",
         "valid until 2026-11-01",
         "200,000",
         "batch",
         "1.25",
-        "web_search",
+        "web search",
         "model_alias",
     ):
         assert part in text
@@ -571,7 +571,27 @@ def test_every_rate_of_a_price_is_shown() -> None:
 
 def test_an_unknown_model_is_said_to_be_unpriced_and_not_free() -> None:
     """With the names that may have been meant; the name itself is no markup."""
-    text = rendered(print_price, described(found=False))
+    text = rendered(print_price, described(found=False, overrides=[]))
     assert "gpt-4q[red] is in no price list" in text
     assert "not free" in text
     assert "Did you mean: openai/gpt-4o" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ('match = "gpt*", rates = {input = 0.1, output = 3}', True),
+        ('match = "gpt-4q", account = "acme", rates = {input = 2}, from = 2026-01-01, to = 2027-01-01', True),
+        ('match = "gpt-4q", rates = {input = 2}, to = 2026-01-01', False),
+        ('match = "other", rates = {input = 2}', False),
+    ],
+)
+def test_prices_of_ones_own_are_shown_first(book: Book, row: str, shown: bool) -> None:
+    """A model that only `[[prices.override]]` knows has a price, where and while the row holds."""
+    arguments = ["price", "gpt-4q", "--at", "2026-11-01", "--set", f"prices.override=[{{{row}}}]"]
+    result = invoke(*arguments)
+    assert result.exit_code == (0 if shown else 1)
+    assert bool(json.loads(result.stdout)["overrides"]) == shown
+    text = invoke(*arguments, "--format", "table").stdout
+    assert ("[[prices.override]] goes before the lists: match gpt" in text) == shown
+    assert ("not free" in text) != shown

@@ -47,7 +47,9 @@ class Golden:
             cache_write_unknown=self.wu, output_total=self.o, reasoning=self.reasoning, audio_in=self.audio_in,
             audio_out=self.audio_out, web_searches=self.searches,
         )  # fmt: skip
-        return Reading(klass=Klass.MODEL_CALL, family=self.family, tokens=tokens, models=(self.model,), provider=self.provider, tier=self.tier)
+        return Reading(
+            klass=Klass.MODEL_CALL, family=self.family, tokens=tokens, models=(self.model,), provider=self.provider, tier=self.tier
+        )
 
 
 def at(*when: int) -> datetime:

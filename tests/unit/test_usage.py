@@ -42,6 +42,8 @@ def with_rows(*rows: dict[str, Any]) -> Reader:
         ({GU + "input_tokens": 0, GU + "output_tokens": 0, "llm.token_count.prompt": 50, "llm.token_count.completion": 3}, (50, 3)),
         ({GU + "input_tokens": float("nan"), GU + "output_tokens": 9, "ai.usage.promptTokens": 50}, (50, 9)),
         ({"mlflow.chat.tokenUsage": '"{\\"input_tokens\\": 5, \\"output_tokens\\": 1, \\"total_tokens\\": 6}"'}, (5, 1)),
+        ({"openclaw.tokens.input": 5, "openclaw.tokens.output": 1}, (5, 1)),
+        ({"braintrust.metrics": '{"prompt_tokens": 5, "completion_tokens": 1, "tokens": 6, "time_to_first_token": 0.4}'}, (5, 1)),
         ({"mirascope.response.usage": {"input_tokens": 5, "output_tokens": 1}}, (5, 1)),
     ],
 )
@@ -74,6 +76,7 @@ def test_every_spelling_of_cache_writes_is_read(key: str) -> None:
             "{'prompt_tokens': 100, 'prompt_tokens_details': {'cached_tokens': 20}, 'cache_read_input_tokens': None}",
         ),
         ("langsmith.metadata.usage_metadata", '{"input_tokens": 100, "input_token_details": {"cache_read": 20}}'),
+        ("gen_ai.usage.input_tokens_details", '{"cached_tokens": 20}'),
         ("ai.response.providerMetadata", '{"openai": {"cachedPromptTokens": 20}}'),
         ("ai.response.providerMetadata.google", {"usageMetadata": {"cachedContentTokenCount": 20}}),
     ],
@@ -201,6 +204,11 @@ def test_an_operators_row_stands_before_the_tables() -> None:
     assert not read({**attributes, "gen_ai.operation.name": "chat"}, scope="home.made", version="2.1", by=by).cumulative
     assert read(attributes, scope="home.made", version="3.0", by=by).cache_mode is CacheMode.INCLUSIVE
     assert read({**attributes, "gen_ai.system": "openai"}, scope="home.made", version="2.1", by=by).cache_evidence == "E4"
+    by = with_rows(
+        {"scope": "x", "provider": ("openai", "aws"), "mode": "EX", "cumulative": ("L",), "version": "", "attribute": "", "tier": ""}
+    )
+    reading = read({**attributes, "gen_ai.system": "bedrock", "llm.request.type": "chat"}, scope="x", by=by)
+    assert (reading.cache_mode, reading.cumulative) == (CacheMode.EXCLUSIVE, True)
     by = with_rows({"scope": "opentelemetry.instrumentation.genai.anthropic", "mode": "EX"})
     assert read(attributes, scope="opentelemetry.instrumentation.genai.anthropic", by=by).cache_mode is CacheMode.EXCLUSIVE
 

@@ -60,6 +60,7 @@ def counts(sent: int, got: int, *, read: int = 0, write: int = 0, total: int | N
         ("E3", EX, "ai", counts(100, 9, read=90) | {"ai.model.provider": "amazon-bedrock"}),
         ("E3", EX, "org.springframework.boot", counts(100, 9, read=90, total=109) | {"gen_ai.system": "bedrock_converse"}),
         ("E4", IN, "x", counts(100, 9, read=90)),
+        ("E4", IN, "x", counts(100, 9, read=60, write=40)),
         ("E4", IN, "x", counts(100, 9, read=90, total=109)),
         (
             "E4",
@@ -189,6 +190,13 @@ def test_google_thoughts_are_apart_where_the_emitter_is_known_for_it(scope: str,
     if details:
         attributes["ai.usage.inputTokenDetails.noCacheTokens"] = 5
     assert usage(read(attributes, scope=scope)).output_total == output
+
+
+def test_a_total_without_the_cache_still_holds_all_output() -> None:
+    """OpenLIT's total is input + output as it states them, with the cache in neither: reasoning cannot stand beside that."""
+    attributes = counts(100, 10, read=90, total=110) | {GU + "reasoning_tokens": 20, "gen_ai.provider.name": "anthropic"}
+    reading = read(attributes, scope="openlit.instrumentation.anthropic")
+    assert (buckets(reading), reading.clamped) == ((100, 90, 0, 10), 1)
 
 
 def test_subsets_are_cut_to_what_holds_them() -> None:

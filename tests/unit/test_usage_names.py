@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from receiver.core.usage import Klass
-from tests.unit.usage_spans import read
+from receiver.core.usage import Klass, Reader
+from tests.unit.usage_spans import read, rules
 
 USED = {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 1}
 
@@ -59,7 +59,7 @@ USED = {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 1}
         ("N", {}, {}),
     ],
 )
-def test_the_first_row_whose_key_is_present_decides_the_class(letter: str, attributes: dict[str, Any], more: dict[str, str]) -> None:
+def test_the_first_row_whose_key_is_present_decides_the_class(letter: str, attributes: dict[str, Any], more: dict[str, Any]) -> None:
     """The order of the table is the order of trust."""
     assert read(attributes, **more).klass is Klass(letter)
 
@@ -127,6 +127,14 @@ def test_a_model_among_the_parameters_is_the_last_to_be_read(parameters: Any) ->
     """Whole, as a repr, cut at the byte limit, or as a kvlist; but only where no key names one."""
     assert read({"gen_ai.request.parameters": parameters}).models == ("gpt-4.1",)
     assert read({"gen_ai.request.parameters": parameters, "llm.model_name": "gpt-4o"}).models == ("gpt-4o",)
+
+
+def test_parameters_that_are_not_read_are_not_remembered() -> None:
+    """They differ on every call: a memory of them would never be of use."""
+    by = Reader(rules())
+    for number in range(5):
+        read({"llm.invocation_parameters": f'{{"seed": {number}}}', "llm.model_name": "gpt-4o", **USED}, by=by)
+    assert by._statics == 1
 
 
 def test_bare_names_are_read_in_their_scope_alone() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from receiver.core.span import Source, Span, Value
 from receiver.core.usage import Reader, Reading, Rules, Tokens

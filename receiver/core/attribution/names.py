@@ -31,10 +31,12 @@ class AgentNames:
         self._span_placeholder_stems = span_placeholder_stems
         self.prefixes = prefixes  #: of span names, before the name
         self._suffixes = suffixes
+        self._of_attributes: dict[str, tuple[str | None, str | None]] = {}
         self._of_spans: dict[tuple[str, bool], tuple[str | None, str | None]] = {}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> AgentNames:
+        """From the table `[agent]`."""
         of_spans = [name.lower() for name in table["span_name_placeholders"]]
         return cls(
             placeholders=frozenset(name.lower() for name in table["placeholders"]),
@@ -47,13 +49,22 @@ class AgentNames:
 
     def of_attribute(self, text: str, *, facts: dict[int, str]) -> str | None:
         """The name, or None; a skipped placeholder is noted in `facts`."""
+        known = self._of_attributes.get(text)
+        if known is None:
+            known = self._weigh(text)
+            if len(self._of_attributes) >= REMEMBERED:
+                self._of_attributes.clear()
+            self._of_attributes[text] = known
+        if known[1] is not None:
+            facts.setdefault(slots.AGENT_PLACEHOLDER, known[1])
+        return known[0]
+
+    def _weigh(self, text: str) -> tuple[str | None, str | None]:
+        """(name, placeholder): at most one of them."""
         lower = text.lower()
         if lower in self._silent or is_random_id(text):
-            return None
-        if lower in self._placeholders:
-            facts.setdefault(slots.AGENT_PLACEHOLDER, text)
-            return None
-        return text
+            return None, None
+        return (None, text) if lower in self._placeholders else (text, None)
 
     def of_span_name(self, name: str, *, is_agent: bool) -> tuple[str | None, str | None]:
         """(name, placeholder): `X` of `invoke_agent X`; of an agent's span the whole name, less the method that ran it."""
@@ -82,11 +93,9 @@ class AgentNames:
         if clean is None:
             return None, None
         lower = clean.lower()
-        if lower in self._silent or is_random_id(clean):
-            return None, None
-        if lower in self._placeholders or lower in self._span_placeholders or lower.startswith(self._span_placeholder_stems):
+        if lower in self._span_placeholders or lower.startswith(self._span_placeholder_stems):
             return None, clean
-        return clean, None
+        return self._weigh(clean)
 
 
 class GraphNames:
@@ -98,6 +107,7 @@ class GraphNames:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> GraphNames:
+        """From the table `[agent]`."""
         return cls(
             plumbing=frozenset(table["plumbing"]),
             placeholders=frozenset(name.lower() for name in (*table["placeholders"], *table["silent"], *table["span_name_placeholders"])),

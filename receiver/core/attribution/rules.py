@@ -37,8 +37,11 @@ PATH_BYTES: Final = 4_096
 
 #: Entries of each memory; a full one starts anew. Programs have tens of shapes and hundreds of names.
 REMEMBERED: Final = 4_096
-#: The same for the values of one shape: every trace brings new ids, so the memory serves the spans of one trace.
-REMEMBERED_FACTS: Final = 1_024
+#: The same for what spans said, over all shapes: every trace brings new ids, so the memory serves the spans of the last traces.
+REMEMBERED_FACTS: Final = 16_384
+#: Only values up to this length are a key of it, and only shapes of so many keys are remembered: real ones have tens.
+REMEMBERED_CHARACTERS: Final = 256
+REMEMBERED_KEYS: Final = 256
 #: Characters of a JSON text that are worth remembering: above, parsing it again costs less than holding it.
 REMEMBERED_JSON: Final = 4_096
 #: Facts taken from one JSON container.
@@ -48,6 +51,8 @@ Facts = dict[int, str]
 NO_FACTS: Final[Facts] = {}
 
 _KEY: Final = itemgetter(0)
+#: Strong slots of the dimensions whose weak keys are only asked where no strong one is found.
+_STRONG: Final = frozenset(slots.slot(dimension, slots.STRONG) for dimension in slots.WALKED if dimension != "agent")
 
 
 class Use(NamedTuple):
@@ -61,20 +66,25 @@ class Use(NamedTuple):
     bars: int = 0  #: kinds, none of which the span may have
 
 
+#: (index of the attribute, slot, how, needs, bars): a Use at its place in one shape.
+Placed = tuple[int, int, int, int, int]
+
+
 class Shape:
     """What to read from spans with one tuple of keys."""
 
-    __slots__ = ("containers", "conversation", "kinds", "known", "late", "relevant", "slots", "uses")
+    __slots__ = ("containers", "conversation", "fallbacks", "kinds", "known", "late", "relevant", "slots", "uses")
 
     def __init__(self) -> None:
-        self.uses: tuple[tuple[int, int, int, int, int], ...] = ()  #: (index, slot, how, needs, bars), best first
-        self.late: tuple[tuple[int, int, int, int, int], ...] = ()
+        self.uses: tuple[Placed, ...] = ()  #: best first
+        self.fallbacks: tuple[tuple[int, Placed], ...] = ()  #: (strong slot, weak use): read where the strong key held nothing
+        self.late: tuple[Placed, ...] = ()
         self.kinds: tuple[int, ...] = ()
         self.containers: tuple[int, ...] = ()
         self.conversation = -1  #: index of the key of which a session may be a copy
         self.slots: frozenset[int] = frozenset()  #: that may be filled; not known where there are containers
-        self.relevant: Callable[[Attributes], Any] | None = None  #: takes the pairs that are read; None when there are none
-        self.known: dict[tuple[int, Any], tuple[int, Facts]] = {}  #: (kinds known before, relevant pairs) -> what they came to
+        self.relevant: Callable[[Attributes], Attributes] | None = None  #: takes the pairs of `uses` and `kinds`; None: there are none
+        self.known: dict[tuple[int, Attributes], tuple[int, Facts]] = {}  #: (kinds known before, relevant pairs) -> what they came to
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,6 +110,7 @@ class AttributionRules:
     _plans: dict[tuple[int, ...], Plan] = field(default_factory=dict)
     _opened: dict[tuple[str, str], Attributes] = field(default_factory=dict)
     _sources: dict[int, tuple[Source, Facts]] = field(default_factory=dict)
+    _remembered: int = 0  #: entries in the `known` of all shapes
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Any], extra: Mapping[str, Sequence[str]] | None = None) -> AttributionRules:
@@ -157,12 +168,17 @@ class AttributionRules:
         """What the span itself says, slot by slot. Never change the dict: it is shared by spans that say the same."""
         attributes = span.attributes
         shape = self._shape(tuple(map(_KEY, attributes)))
+        if shape.containers:
+            attributes = self._with_containers(attributes, shape)
+            shape = self._shape(tuple(map(_KEY, attributes)))
         klass = None if span.reading is None else span.reading.klass
         kind, facts = self._stated(attributes, shape, IS_MODEL if klass is Klass.MODEL_CALL else IS_TOOL if klass is Klass.TOOL else 0)
         if kind & IS_TOOL and slots.TOOL not in facts and (name := self._tool_name(span.name)) is not None:
             facts = {**facts, slots.TOOL: name}
         if slots.AGENT_NAME not in facts:
             facts = self._with_agent(span.name, attributes, shape, kind, facts)
+        if shape.conversation >= 0 and facts.get(slots.SESSION_STRONG) == attributes[shape.conversation][1]:
+            facts = _with_weak_session(facts)
         if span.source.scope.startswith(self.resource_first_scopes):
             of_resource = self.facts_of_source(span.source)
             if any(at + slots.OF_RESOURCE in of_resource for at in slots.USER):
@@ -176,6 +192,9 @@ class AttributionRules:
             return known[1]
         attributes: Attributes = (*source.resource.items(), *source.attributes.items())
         shape = self._shape(tuple(map(_KEY, attributes)))
+        if shape.containers:
+            attributes = self._with_containers(attributes, shape)
+            shape = self._shape(tuple(map(_KEY, attributes)))
         facts = {at + slots.OF_RESOURCE: text for at, text in self._stated(attributes, shape, 0)[1].items()}
         for key, value in attributes:
             at = self.resource_uses.get(key, 0)
@@ -197,33 +216,47 @@ class AttributionRules:
 
     def _stated(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[int, Facts]:
         """Kinds (beside those known) and facts, by attributes alone; remembered for the pairs that they were read from."""
-        if shape.containers:
-            attributes = self._with_containers(attributes, shape)
-            shape = self._shape(tuple(map(_KEY, attributes)))
         if shape.relevant is None:
             return kind, NO_FACTS
         relevant = shape.relevant(attributes)
         try:
             known = shape.known.get((kind, relevant))
         except TypeError:  # a list or an object among the values
-            return self._interpret(attributes, shape, kind)
-        if known is None:
-            known = self._interpret(attributes, shape, kind)
-            if all(type(value) is str and len(value) <= LABEL_BYTES for value in _values(relevant)):  # 1, 1.0 and True are equal keys
-                if len(shape.known) >= REMEMBERED_FACTS:
-                    shape.known.clear()
-                shape.known[kind, relevant] = known
-        return known
+            return self._interpret(attributes, shape, kind)[:2]
+        if known is not None:
+            return known
+        told, facts, complete = self._interpret(attributes, shape, kind)
+        if complete and self._is_short_text(relevant):
+            if self._remembered >= REMEMBERED_FACTS:
+                self._shapes.clear()
+                self._remembered = 0
+            self._remembered += 1
+            shape.known[kind, relevant] = told, facts
+        return told, facts
 
-    def _interpret(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[int, Facts]:
+    def _is_short_text(self, pairs: Attributes) -> bool:
+        """Whether values may be a key: 1, 1.0 and True are equal keys, and long ones cost more to hold than to read again."""
+        for _, value in pairs:  # noqa: SIM110 -- a generator would cost more than all the rest of the look-up
+            if value.__class__ is not str or len(value) > REMEMBERED_CHARACTERS:
+                return False
+        return True
+
+    def _interpret(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[int, Facts, bool]:
+        """(kinds, facts, whether they came of the relevant pairs alone)."""
         for index in shape.kinds:
-            text = text_of(attributes[index][1])
-            if text is not None:
-                kind |= self.kind_values.get(text.lower(), 0)
+            value = attributes[index][1]
+            bits = self.kind_values.get(value) if value.__class__ is str else None
+            if bits is None:
+                text = text_of(value)
+                bits = 0 if text is None else self.kind_values.get(text.lower(), 0)
+            kind |= bits
         facts = self._read(attributes, shape.uses, kind, {})
-        if shape.conversation >= 0 and slots.SESSION_STRONG in facts:
-            self._demote_copied_session(attributes[shape.conversation][1], facts)
-        return kind, facts or NO_FACTS
+        complete = True
+        for strong, use in shape.fallbacks:
+            if strong not in facts:
+                complete = False
+                self._read(attributes, (use,), kind, facts)
+        return kind, facts or NO_FACTS, complete
 
     def _with_agent(self, name: str, attributes: Attributes, shape: Shape, kind: int, facts: Facts) -> Facts:
         """With the agent that the span's name tells, else the keys that come after it."""
@@ -239,18 +272,22 @@ class AttributionRules:
                 facts = {**late, **facts}
         return facts
 
-    def _read(self, attributes: Attributes, uses: tuple[tuple[int, int, int, int, int], ...], kind: int, facts: Facts) -> Facts:
+    def _read(self, attributes: Attributes, uses: Iterable[Placed], kind: int, facts: Facts) -> Facts:
         for index, at, how, needs, bars in uses:
             if at in facts or (needs and not kind & needs) or kind & bars:
                 continue
             value = attributes[index][1]
-            text = self._tag(value) if how == AS_TAGS else text_of(value)
-            if text is not None and how:
-                if how == AS_AGENT_NAME:
-                    text = self.agents.of_attribute(text, facts=facts)
-                elif how != AS_TAGS:
-                    text = self.graphs.of(text, how)
-            if text is not None and not (self.silent and text in self.silent.get(at, ())):
+            if not how:
+                text = text_of(value)
+                if text is not None and at in self.silent and text in self.silent[at]:
+                    text = None
+            elif how == AS_TAGS:
+                text = self._tag(value)
+            else:
+                text = text_of(value)
+                if text is not None:
+                    text = self.agents.of_attribute(text, facts=facts) if how == AS_AGENT_NAME else self.graphs.of(text, how)
+            if text is not None:
                 facts[at] = text
         return facts
 
@@ -267,11 +304,6 @@ class AttributionRules:
                 span_name = span_name[len(prefix) :]
                 break
         return text_of(span_name)
-
-    def _demote_copied_session(self, conversation: Value, facts: Facts) -> None:
-        """A session that only repeats the span's own conversation id is as weak as that (one conversation an agent run)."""
-        if facts[slots.SESSION_STRONG] == text_of(conversation):
-            facts[slots.SESSION_STRONG + 1] = facts.pop(slots.SESSION_STRONG)
 
     def _with_containers(self, attributes: Attributes, shape: Shape) -> Attributes:
         """The attributes without their containers, and behind them what the containers hold (wanted keys only)."""
@@ -303,17 +335,22 @@ class AttributionRules:
     def _shape(self, keys: tuple[str, ...]) -> Shape:
         shape = self._shapes.get(keys)
         if shape is None:
-            if len(self._shapes) >= REMEMBERED:
-                self._shapes.clear()
-            shape = self._shapes[keys] = self._learn(keys)
+            shape = self._learn(keys)
+            if len(keys) <= REMEMBERED_KEYS:
+                if len(self._shapes) >= REMEMBERED:
+                    self._shapes.clear()
+                    self._remembered = 0
+                self._shapes[keys] = shape
         return shape
 
     def _learn(self, keys: tuple[str, ...]) -> Shape:
         shape = Shape()
         found: list[tuple[Use, int]] = []
+        seen: set[str] = set()
         for index, key in enumerate(keys):
-            if key in keys[:index]:
+            if key in seen:
                 continue  # of a repeated key the first counts
+            seen.add(key)
             found += [(use, index) for use in self._uses_of(key)]
             if key in self.kind_keys:
                 shape.kinds += (index,)
@@ -322,11 +359,22 @@ class AttributionRules:
             if key == self.conversation_key:
                 shape.conversation = index
         found.sort()
-        shape.uses = tuple((index, use.slot, use.how, use.needs, use.bars) for use, index in found if not use.late)
-        shape.late = tuple((index, use.slot, use.how, use.needs, use.bars) for use, index in found if use.late)
+        # a strong key that always counts makes the weak ones of its dimension needless, as long as it holds a value
+        strong = {use.slot for use, _ in found if use.slot in _STRONG and not (use.needs or use.bars or use.late)}
+        uses: list[Placed] = []
+        for use, index in found:
+            placed = (index, use.slot, use.how, use.needs, use.bars)
+            if use.late:
+                shape.late += (placed,)
+            elif use.slot - 1 in strong:
+                shape.fallbacks += ((use.slot - 1, placed),)
+            else:
+                uses.append(placed)
+        shape.uses = tuple(uses)
         shape.slots = frozenset(use.slot for use, _ in found)
-        relevant = sorted({index for use, index in found if not use.late} | set(shape.kinds))
-        shape.relevant = itemgetter(*relevant) if relevant else None
+        relevant = sorted({placed[0] for placed in uses} | set(shape.kinds))
+        if relevant:
+            shape.relevant = itemgetter(*relevant, relevant[0])  # of one index alone an itemgetter makes no tuple
         return shape
 
     def _uses_of(self, key: str) -> list[Use]:
@@ -340,9 +388,10 @@ class AttributionRules:
         return self.endings.get(two, [])
 
 
-def _values(relevant: Any) -> Iterable[Value]:
-    """The values of what an itemgetter took: one pair, or a tuple of pairs."""
-    return (relevant[1],) if isinstance(relevant[0], str) else [value for _, value in relevant]
+def _with_weak_session(facts: Facts) -> Facts:
+    """A session that only repeats the span's own conversation id is as weak as that (one conversation an agent run)."""
+    weak = {at: text for at, text in facts.items() if at != slots.SESSION_STRONG}
+    return {**weak, slots.SESSION_STRONG + 1: facts[slots.SESSION_STRONG]}
 
 
 #: By name in the tables: (kinds of which the span must have one, kinds of which it may have none).

@@ -17,14 +17,17 @@ _ID: Final = re.compile(r"[0-9a-f]{12,}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 
 #: Text that programs write for "nothing"; compared without case.
 _NOTHING: Final = frozenset({"", "none", "null", "undefined", "nan"})
+_LONGEST_NOTHING: Final = max(map(len, _NOTHING))
 
 
 def text_of(value: Value) -> str | None:
     """A value as the text of a dimension; None where it says nothing.
 
-    Quotes of JSON-encoded strings (MLflow and Langfuse write `"\\"x\\""`) are taken off; whole numbers become digits.
+    Quotes of strings that were encoded as JSON (MLflow and Langfuse do that) are taken off; whole numbers become digits.
     """
     if isinstance(value, str):
+        if value and value[0].isalnum() and value[-1].isalnum():  # the usual case
+            return None if len(value) <= _LONGEST_NOTHING and value.lower() in _NOTHING else value
         text = value.strip()
         if len(text) >= 2 and text[0] == text[-1] == '"':
             text = text[1:-1].strip()
@@ -41,6 +44,7 @@ def text_of(value: Value) -> str | None:
 
 
 def is_random_id(text: str) -> bool:
+    """Whether it is a UUID or a long hex number: an id of one run or one object, not the name of anybody."""
     return _ID.fullmatch(text) is not None
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from receiver.core.calls.call import Doubt
 from receiver.core.calls.nesting import Candidate, Member, reading_of, tokens_of
 from receiver.core.calls.same import agree
-from receiver.core.calls.twins import NEIGHBOURS, interval
+from receiver.core.calls.twins import interval, reach
 from receiver.core.usage.reading import Klass, Reading
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def of_reading(reading: Reading) -> set[Doubt]:
     tokens = reading.tokens
     if reading.cache_evidence == "E4" and tokens is not None and (tokens.cache_read > 0 or tokens.cache_write > 0):
         doubts.add(Doubt.CACHE_MODE_GUESS)
-    if not reading.mode_in_table and not reading.has_cache_keys and tokens is not None and reading.provider in CACHES_BY_DEFAULT:
-        if reading.family == "gen":
-            doubts.add(Doubt.CACHE_MODE_GUESS)
+    elif not (reading.mode_in_table or reading.has_cache_keys) and reading.provider in CACHES_BY_DEFAULT and reading.family == "gen":
+        doubts.add(Doubt.CACHE_MODE_GUESS)
     if not reading.known_emitter:
         doubts.add(Doubt.UNKNOWN_EMITTER)
     if reading.clamped or reading.rejected:
@@ -128,10 +127,11 @@ def suspected_doubles(candidates: Sequence[Candidate]) -> set[int]:
         start, end = interval(candidate.span)
         buckets.setdefault((reading.family, tokens_of(reading)[1]), []).append((start, end, candidate.span.span_id, place))
     found: set[int] = set()
+    neighbours = reach(len(candidates))
     for bucket in buckets.values():
         bucket.sort()
         for at, (_, end, _, place) in enumerate(bucket):
-            for other_start, _, _, other_place in bucket[at + 1 : at + 1 + NEIGHBOURS]:
+            for other_start, _, _, other_place in bucket[at + 1 : at + 1 + neighbours]:
                 if other_start > end:
                     break
                 one, other = candidates[place], candidates[other_place]

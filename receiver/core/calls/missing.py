@@ -7,12 +7,14 @@ carrier, since that one's sum contains it. Of two such spans one in the other, t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from receiver.core.calls.nesting import Candidate, nearest_above, reading_of
 from receiver.core.calls.same import models_compatible
-from receiver.core.calls.twins import NEIGHBOURS, SLACK_NANO, CountOptions, interval
+from receiver.core.calls.twins import SLACK_NANO, CountOptions, interval, reach
 from receiver.core.span import STATUS_CODE_ERROR, Span
 from receiver.core.usage.reading import Klass
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from receiver.core.calls.tree import Tree
 
+_BY_START: Final = attrgetter("start_unix_nano", "span_id")
 NO_USAGE: Final = "no_usage"  #: a model call that shows no usage and no cost
 ERROR: Final = "error"  #: the same, and it failed: most often nothing was billed
 SAMPLED: Final = "sampled"  #: a trace with a sampling threshold: others like it were never sent
@@ -87,23 +90,24 @@ def _not_beside(left: Sequence[Span], candidates: Sequence[Candidate], tree: Tre
     """Those of `left` that no candidate tells of from another place; a candidate answers for one span of each scope."""
     by_id: dict[str, list[Span]] = {}
     by_place: dict[object, list[Span]] = {}
-    loose: list[Span] = []
-    for candidate in candidates:
-        for span in candidate.spans:
-            response_id = reading_of(span).response_id
-            if response_id:
-                by_id.setdefault(response_id, []).append(span)
-            by_place.setdefault(_place(span, tree), []).append(span)
-            loose.append(span)
+    by_process: dict[str, list[Span]] = {}
+    across = options.lost_context and len(tree.traces) > 1
+    neighbours = reach(len(left) + len(candidates))
+    for span in sorted((span for candidate in candidates for span in candidate.spans), key=_BY_START):
+        response_id = reading_of(span).response_id
+        if response_id:
+            by_id.setdefault(response_id, []).append(span)
+        by_place.setdefault(_place(span, tree), []).append(span)
+        by_process.setdefault(span.source.process, []).append(span)
     taken: set[tuple[Span, str]] = set()
     rest = []
-    for span in sorted(left, key=lambda span: (span.start_unix_nano, span.span_id)):
+    for span in sorted(left, key=_BY_START):
         scope = span.source.scope
         response_id = reading_of(span).response_id
-        near = by_id.get(response_id, []) if response_id else []
-        near = near[:NEIGHBOURS] + [other for other in by_place.get(_place(span, tree), ())[:NEIGHBOURS] if _same_time(span, other)]
-        if options.lost_context and len(tree.traces) > 1:
-            near += [other for other in loose[:NEIGHBOURS] if _lost_context(span, other)]
+        near = _around(span, by_id.get(response_id, ()), neighbours) if response_id else []
+        near += [other for other in _around(span, by_place.get(_place(span, tree), ()), neighbours) if _same_time(span, other)]
+        if across:
+            near += [other for other in _around(span, by_process.get(span.source.process, ()), neighbours) if _lost_context(span, other)]
         for other in near:
             if (other, scope) not in taken and (_same_id(span, other) or _may_be_same(span, other)):
                 taken.add((other, scope))
@@ -112,6 +116,12 @@ def _not_beside(left: Sequence[Span], candidates: Sequence[Candidate], tree: Tre
             rest.append(span)
     order: Mapping[Span, int] = {span: place for place, span in enumerate(left)}
     return sorted(rest, key=lambda span: order[span])
+
+
+def _around(span: Span, others: Sequence[Span], neighbours: int) -> list[Span]:
+    """The spans of `others`, which are in order of time, that start next before and after `span`."""
+    place = bisect_left(others, span.start_unix_nano, key=attrgetter("start_unix_nano"))
+    return [*others[max(0, place - neighbours) : place + neighbours]]
 
 
 def _place(span: Span, tree: Tree) -> object:

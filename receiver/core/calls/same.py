@@ -86,6 +86,8 @@ def complete(reading: Reading, others: Iterable[Reading]) -> Reading:
     has_cache_keys, has_write_split = reading.has_cache_keys, reading.has_write_split
     models = list(reading.models)
     lacking = [name for name in _LACKS if getattr(reading, name) is None]
+    if reading.provider is not None:
+        lacking = [name for name in lacking if name != "gateway"]  # a gateway above a client that called the provider itself
     for other in others:
         for name in tuple(lacking):
             value = getattr(other, name)
@@ -145,7 +147,7 @@ def _shows_the_split(mine: Tokens, theirs: Tokens) -> bool:
     """I show no cached tokens and they do, and the counts agree."""
     if _cached(mine) or not _cached(theirs) or mine.output_total != theirs.output_total:
         return False
-    return mine.input_total == theirs.input_total or mine.input_total == theirs.uncached
+    return mine.input_total in {theirs.input_total, theirs.uncached}
 
 
 def _proves_the_mode(mine: Tokens, evidence: str, theirs: Tokens, their_evidence: str) -> bool:

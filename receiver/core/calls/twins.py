@@ -22,21 +22,23 @@ tightest in time first, so two equal parallel calls that are told twice stay two
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from receiver.core.calls.nesting import Candidate, reading_of, richness, tokens_of
+from receiver.core.calls.nesting import Candidate, reading_of, richness
 from receiver.core.calls.same import agree, models_compatible, models_share_a_name
 from receiver.core.usage.reading import Klass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from receiver.core.calls.tree import Tree
     from receiver.core.span import Span
 
 SLACK_NANO: Final = 5_000_000  #: how far a twin may stick out of the other: two libraries read the clock one after the other
-NEIGHBOURS: Final = 64  #: candidates compared with each one, next in time; a bound against a trace made to be quadratic
-MAX_WRAPPERS: Final = 32  #: wrappers looked through above a span; real ones nest four deep
+NEIGHBOURS: Final = 64  #: equal candidates compared with each one, next in time: a fan-out of so many equal prompts is told apart
+MAX_PAIRS: Final = 65_536  #: compared in one Group, about 100 ms; in one with more than 1,024 candidates each has fewer neighbours
+MAX_WRAPPERS: Final = 8  #: wrappers looked through above a span; real ones nest four deep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,16 @@ class _Side:
         while side.into is not None:
             side = side.into
         return side
+
+    def amounts(self) -> set[Hashable]:
+        """What two that agree have in common: output, and input with or without what a cache held."""
+        found: set[Hashable] = set()
+        for span in self.payers:
+            reading = reading_of(span)
+            if reading.tokens is not None:
+                found.add((reading.family, reading.tokens.output_total, reading.tokens.input_total))
+                found.add((reading.family, reading.tokens.output_total, reading.tokens.uncached))
+        return found
 
     def overlaps(self, other: _Side) -> bool:
         return self.start <= other.end and other.start <= self.end
@@ -152,7 +164,7 @@ def _join_by_id(sides: Sequence[_Side], options: CountOptions) -> bool:
     for side in sides:
         for response_id in side.ids:
             buckets.setdefault((side.family, response_id), []).append(side)
-    pairs = [(one, other) for bucket in buckets.values() if len(bucket) > 1 for one, other in _near(bucket)]
+    pairs = _near(buckets, reach(len(sides)))
     return _join_tightest(pairs, lambda one, other: _same_id(one, other, options), "response_id")
 
 
@@ -168,15 +180,16 @@ def _same_id(one: _Side, other: _Side, options: CountOptions) -> bool:
 
 def _join_by_place_and_time(live: Sequence[_Side], options: CountOptions) -> bool:
     by_place: dict[Hashable, list[_Side]] = {}
-    by_output: dict[Hashable, list[_Side]] = {}
+    by_amount: dict[Hashable, list[_Side]] = {}
+    across = any(side.lost_parent for side in live) or len({trace for side in live for trace in side.traces}) > 1
     for side in live:
-        amount = (side.family, tokens_of(reading_of(side.candidate.span))[1])
-        by_output.setdefault(amount, []).append(side)
-        for place in side.places:
-            by_place.setdefault((amount, place), []).append(side)
-    pairs = [(one, other) for bucket in by_place.values() for one, other in _near(bucket)]
-    if any(side.lost_parent for side in live) or len({trace for side in live for trace in side.traces}) > 1:
-        pairs += [pair for bucket in by_output.values() for pair in _near(bucket)]
+        for amount in side.amounts():
+            if across:
+                by_amount.setdefault(amount, []).append(side)
+            for place in side.places:
+                by_place.setdefault((amount, place), []).append(side)
+    neighbours = reach(len(live))
+    pairs = chain(_near(by_place, neighbours), _near(by_amount, neighbours))
     return _join_tightest(pairs, lambda one, other: _rule_without_ids(one, other, options), "")
 
 
@@ -211,11 +224,17 @@ def _agree(one: _Side, other: _Side) -> bool:
     return any(agree(reading_of(a), reading_of(b)) for a in one.payers for b in other.payers)
 
 
-def _near(bucket: list[_Side]) -> Iterator[tuple[_Side, _Side]]:
-    """The pairs of a bucket that is in order of time: each with its next `NEIGHBOURS`."""
-    for place, one in enumerate(bucket):
-        for other in bucket[place + 1 : place + 1 + NEIGHBOURS]:
-            yield one, other
+def reach(candidates: int) -> int:
+    """How many neighbours each of so many candidates is compared with: a bound against a trace that is made to be quadratic."""
+    return max(4, min(NEIGHBOURS, MAX_PAIRS // max(candidates, 1)))
+
+
+def _near(buckets: Mapping[Hashable, list[_Side]], neighbours: int) -> Iterator[tuple[_Side, _Side]]:
+    """The pairs of each bucket, whose sides are in order of time: each with its next few."""
+    for bucket in buckets.values():
+        for place, one in enumerate(bucket):
+            for other in bucket[place + 1 : place + 1 + neighbours]:
+                yield one, other
 
 
 def _join_tightest(pairs: Iterable[tuple[_Side, _Side]], judge: Callable[[_Side, _Side], str | bool], name: str) -> bool:

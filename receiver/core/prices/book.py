@@ -100,8 +100,8 @@ class PriceBook:
     ) -> PriceBook:
         """A book of the packaged lists (`prices.json`, `prices-patch.toml`) and what the operator adds.
 
-        `contract` and `overrides` are rows of `[[prices.override]]` (see `overrides.py`); contracts are looked at first. `aliases`
-        lead a name of the operator's own, or "provider/name", to a model, or "provider/model".
+        `contract` and `overrides` are rows of `[[prices.override]]` (see `overrides.py`). A row that names an account is a contract
+        and is looked at first. `aliases` lead a name of the operator's own, or "provider/name", to a model, or "provider/model".
 
         Raises:
             ConfigError: with everything that is wrong with the rows or with LiteLLM's file.
@@ -116,7 +116,8 @@ class PriceBook:
         lists = [*([Catalogue(patch)] if patch is not None else ()), listed]
         if litellm is not None:
             lists.append(Catalogue(price_list(litellm, version=options.litellm_version)))
-        rows = compile_overrides(contract, source="contract") + compile_overrides(overrides, source="override")
+        rows = compile_overrides([*contract, *(row for row in overrides if row.get("account"))], source="contract")
+        rows += compile_overrides((row for row in overrides if not row.get("account")), source="override")
         return cls(Layers(lists, overrides=rows, aliases=aliases or {}), snapshot=listed, options=options)
 
     def price(self, call: LLMCall) -> PricedCall:
@@ -161,7 +162,7 @@ class PriceBook:
         """What the book knows of a model at a moment (unix nanoseconds), for people: see `describe.py`."""
         return describe(self._layers, model, provider, at=at)
 
-    def _quote(
+    def _quote(  # noqa: PLR0917 -- once a call, where keywords cost as much as the price
         self,
         reading: Reading,
         account: str,

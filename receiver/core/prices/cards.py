@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from itertools import pairwise
 from math import lcm
@@ -54,8 +53,8 @@ class Rates:
     """What each kind of token costs in requests of one range of lengths. All in 1/`scale` pico-USD."""
 
     __slots__ = (
-        "audio_in", "audio_out", "cache_read_audio", "image_in", "image_out", "missing", "reasoning", "request", "scale", "text", "video_in",
-        "web_search",
+        "audio_in", "audio_out", "cache_read_audio", "image_in", "image_out", "missing", "reasoning", "request", "scale", "text",
+        "video_in", "web_search",
     )  # fmt: skip
 
     def __init__(self, exact: Mapping[str, Fraction]) -> None:
@@ -106,7 +105,7 @@ class Card:
     def rates(self, input_total: int) -> Rates:
         """The rates of a request with so many input tokens, cached ones included."""
         for above, rates in self.tiers:
-            if input_total > above:
+            if input_total >= above:
                 return rates
         return self.base
 
@@ -131,6 +130,7 @@ class Window:
     offset: int = 0  #: seconds east of UTC of the calendar that names the weekday
 
     def holds(self, unix_nano: int) -> bool:
+        """Whether a moment is inside."""
         seconds = unix_nano // NANO
         of_day = seconds % 86_400
         inside = self.start <= of_day < self.end if self.start <= self.end else not self.end <= of_day < self.start
@@ -167,6 +167,7 @@ class Segment:
     tier_listed: bool  #: the asked service tier has rates of its own here
 
     def card(self, unix_nano: int) -> Card | None:
+        """The card at a moment of this segment; None: the list has no rate then."""
         for window, card in self.choices:
             if window is None or window.holds(unix_nano):
                 return card
@@ -210,6 +211,7 @@ def _card(raw: RawRates, factor: Fraction | None) -> Card | None:
 
 
 def segment_at(segments: Sequence[Segment], unix_nano: int) -> Segment:
+    """The segment of a timeline that holds a moment."""
     for segment in segments:
         if segment.start <= unix_nano < segment.end:
             return segment
@@ -242,10 +244,8 @@ def read_rates(given: Mapping[str, Any], *, unit: str) -> RawRates:
 def read_number(value: Any, name: str) -> Fraction:
     """A rate or a factor, >= 0, exactly: a float counts as what it prints as, a string may be a fraction "1/12"."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = value if isinstance(value, Fraction) else Fraction(value) if isinstance(value, (int, Decimal)) else Fraction(str(value))
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+        number = Fraction("nan" if isinstance(value, bool) else str(value))
+    except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{name} = {value!r} is no number") from error
     if number < 0:
         raise ValueError(f"{name} = {value!r} is negative")
@@ -271,8 +271,8 @@ def read_moment(value: Any, name: str) -> int:
         raise ValueError(f"{name} = {value!r} is no date")  # noqa: TRY004 -- one kind of error for whatever a file may hold
     if value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
-    delta = value - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * NANO + delta.microseconds * 1_000
+    since: timedelta = value - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * NANO + since.microseconds * 1_000
 
 
 def read_price(given: Mapping[str, Any], *, unit: str) -> Price:

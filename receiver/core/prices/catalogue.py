@@ -53,6 +53,7 @@ class Model:
 
     @property
     def prices(self) -> tuple[Price, ...]:
+        """All its standard prices, in the order of the list."""
         if self._prices is None:
             self._variants = tuple(read_variant(one, unit=self._unit) for one in self._raw.get("variants", ()))
             self._prices = tuple(read_price(one, unit=self._unit) for one in self._raw["prices"])
@@ -107,6 +108,7 @@ class _Patterns:
         self._rest = tuple(rest)
 
     def may_fit(self, name: str) -> bool:
+        """False: no rule fits a lower-case name."""
         if name in self._equal or name.startswith(self._starts) or name.endswith(self._ends):
             return True
         for part in self._anywhere:
@@ -176,7 +178,10 @@ def _alternatives(clause: Any) -> Iterator[Any]:
 
 
 def matcher(clause: Any) -> Matcher:
-    """The rule of a clause as a function of a lower-case name. Kinds: `=` equal, `^` starts, `$` ends, `~` contains, `/` regular expression."""
+    """The rule of a clause as a function of a lower-case name.
+
+    Kinds: `=` equal, `^` starts, `$` ends, `~` contains, `/` regular expression; {"or": [...]} and {"and": [...]} of them.
+    """
     if isinstance(clause, dict):
         if "or" in clause:
             parts = [matcher(part) for part in clause["or"]]
@@ -212,16 +217,8 @@ class Catalogue:
         self.date: str = str(raw["date"])  #: ISO date until which the list is known to be right
         self._makers: _Patterns | None = None
         self._shelves = {one["id"]: _Shelf(one, unit=raw["unit"], source=self.source, version=self.version) for one in raw["providers"]}
-
         #: provider -> makers whose models it sells at their prices, where its own list lacks them
         self.lenders = {shelf.id: shelf.fallback for shelf in self._shelves.values() if shelf.fallback}
-
-    def __contains__(self, provider: object) -> bool:
-        return provider in self._shelves
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        return tuple(self._shelves)
 
     def find(self, provider: str, name: str) -> Model | None:
         """The model that a provider calls by a lower-case name."""
@@ -245,6 +242,7 @@ class Catalogue:
         return None
 
     def models(self, provider: str | None = None) -> Iterator[Model]:
+        """The models of a provider, or of all."""
         for name, shelf in self._shelves.items():
             if provider is None or name == provider:
                 yield from shelf.models()

@@ -36,8 +36,8 @@ def cost_of(rates: Rates, tokens: Tokens, *, unknown_write_1h: bool = False) -> 
         reasoning, audio_in, image_in, video_in, audio_read, audio_out, image_out, compaction_in, compaction_out, searches,
     ) = tokens  # fmt: skip
     if (
-        audio_in or image_in or video_in or audio_read or audio_out or image_out or compaction_in or compaction_out or searches or rates.request
-        or rates.scale != 1 or (reasoning and rates.reasoning is not None)
+        audio_in or image_in or video_in or audio_read or audio_out or image_out or compaction_in or compaction_out or searches
+        or rates.request or rates.scale != 1 or (reasoning and rates.reasoning is not None)
     ):  # fmt: skip
         return _by_component(rates, tokens, unknown_write_1h=unknown_write_1h)
     r_in, r_read, r_5m, r_1h, r_out = rates.text

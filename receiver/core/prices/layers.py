@@ -48,11 +48,12 @@ class Layers:
         self._lists = tuple(lists)
         self._overrides = tuple(overrides)
         self._aliases = {_alias_key(name): target for name, target in aliases.items()}
-        #: accounts with prices of their own; None: a row for one account only matters to it
+        #: accounts with prices of their own
         self.accounts = frozenset(one.account for one in overrides if one.account is not None)
 
     @property
     def lists(self) -> tuple[Catalogue, ...]:
+        """The price lists, in their order."""
         return self._lists
 
     def find(self, names: Sequence[str], *, provider: str | None, gateway: str | None) -> Hit | None:
@@ -116,7 +117,9 @@ class Layers:
                     own.append(_Try(told, one, one.sure))
                 else:
                     for maker in self._makers_of(one.name):
-                        sure = one.sure and provider is None and maker not in OPEN_WEIGHTS
+                        if provider and maker in OPEN_WEIGHTS:
+                            continue  # a provider that no list knows serves open weights at a price of its own
+                        sure = one.sure and not provider and maker not in OPEN_WEIGHTS
                         (own if sure else unsure).append(_Try(maker, one, sure))
                 continue
             if told is not None and told != stated and stated in SDK_DEFAULTS:
@@ -153,7 +156,8 @@ class Layers:
         return None
 
     def _makers_of(self, name: str) -> tuple[str, ...]:
-        return MAKERS if any(one.makers_may_have(name) for one in self._lists) else ()
+        """Who may make a model of this name. One that is still wrapped is not looked up: rules that look for parts would find it."""
+        return MAKERS if "/" not in name and any(one.makers_may_have(name) for one in self._lists) else ()
 
     def _alias(self, name: str, provider: str | None, stated: str | None) -> tuple[str, str | None, str | None] | None:
         """(model, provider as stated, its id) that the operator gave a name of his own."""
@@ -166,7 +170,10 @@ class Layers:
             if target is not None:
                 head, slash, rest = target.partition("/")
                 named = provider_id(head) if slash else None
-                return (rest, head, named) if named is not None else (target, provider, stated)
+                if named is not None:
+                    return rest, head, named
+                # Who prices a model of his own machine as one of a list means that model's own price.
+                return (target, None, None) if is_self_hosted(provider) else (target, provider, stated)
         return None
 
 

@@ -19,12 +19,12 @@ MAX_NAME: Final = 256
 
 # Ids of the price list for every spelling of a provider. The left side is lower case with "-" and " " as "_".
 _SAME: Final = {
-    "openai": "openai openai.chat openai.responses openai_responses openai_chat text_completion_openai custom_openai chatgpt azure_openai_v1_compat",
+    "openai": "openai openai.chat openai.responses openai_responses openai_chat text_completion_openai custom_openai chatgpt",
     "anthropic": "anthropic anthropic.messages anthropic.chat anthropic_text claude",
     "google": (
-        "google gemini gcp.gemini gcp.gen_ai gcp.vertex_ai gcp.vertex google_genai google.generative_ai google_generativeai google_generative_ai "
-        "google_gla google_vertex google_vertexai google.vertex google_ai googleai google_anthropic_vertex vertex vertexai vertex_ai "
-        "vertex_ai_beta vertex_ai_anthropic"
+        "google gemini gcp.gemini gcp.gen_ai gcp.vertex_ai gcp.vertex google_genai google.generative_ai google_generativeai "
+        "google_generative_ai google_gla google_vertex google_vertexai google.vertex google_ai googleai google_anthropic_vertex vertex "
+        "vertexai vertex_ai vertex_ai_beta vertex_ai_anthropic"
     ),
     "azure": (
         "azure az.ai.openai az.ai.inference azure.ai.openai azure.ai.inference azure_openai azureopenai azure_ai azure_text azure_foundry "
@@ -70,8 +70,9 @@ _REGISTRY: Final = {
 #: Who runs one of these pays for a machine, not for tokens: no list price is theirs, whatever the model is called.
 SELF_HOSTED: Final = frozenset(
     {
-        "ollama", "ollama_chat", "vllm", "hosted_vllm", "sglang", "llamacpp", "llama_cpp", "llama.cpp", "llamafile", "lm_studio", "lmstudio", "tgi", "triton",
-        "xinference", "localai", "mlx", "transformers", "gpustack", "local", "self_hosted", "aws.sagemaker", "sagemaker", "sagemaker_chat",
+        "ollama", "ollama_chat", "vllm", "hosted_vllm", "sglang", "llamacpp", "llama_cpp", "llama.cpp", "llamafile", "lm_studio",
+        "lmstudio", "tgi", "triton", "xinference", "localai", "mlx", "transformers", "gpustack", "local", "self_hosted", "aws.sagemaker",
+        "sagemaker", "sagemaker_chat",
     }
 )  # fmt: skip
 
@@ -80,7 +81,8 @@ SDK_DEFAULTS: Final = frozenset({"openai", "anthropic"})
 
 #: Who makes models and sells them itself, in the order in which a model without a provider is looked up.
 MAKERS: Final = (
-    "openai", "anthropic", "google", "x-ai", "deepseek", "mistral", "cohere", "perplexity", "moonshotai", "minimax", "voyageai", "zhipuai", "zai", "meta",
+    "openai", "anthropic", "google", "x-ai", "deepseek", "mistral", "cohere", "perplexity", "moonshotai", "minimax", "voyageai",
+    "zhipuai", "zai", "meta",
     "cursor", "elevenlabs", "typesafe",
 )  # fmt: skip
 
@@ -88,11 +90,13 @@ MAKERS: Final = (
 OPEN_WEIGHTS: Final = frozenset({"deepseek", "mistral", "moonshotai", "minimax", "zhipuai", "zai", "meta"})
 
 _BEDROCK_VENDORS: Final = (
-    "anthropic", "amazon", "meta", "mistral", "cohere", "ai21", "deepseek", "openai", "qwen", "stability", "writer", "twelvelabs", "google", "nvidia",
+    "anthropic", "amazon", "meta", "mistral", "cohere", "ai21", "deepseek", "openai", "qwen", "stability", "writer", "twelvelabs",
+    "google", "nvidia",
     "moonshotai", "moonshot", "minimax", "zai", "luma",
 )  # fmt: skip
 _BEDROCK_FAMILIES: Final = {  # how the models of a vendor begin
-    "claude": "anthropic", "nova": "amazon", "titan": "amazon", "llama": "meta", "mistral": "mistral", "mixtral": "mistral", "ministral": "mistral",
+    "claude": "anthropic", "nova": "amazon", "titan": "amazon", "llama": "meta", "mistral": "mistral", "mixtral": "mistral",
+    "ministral": "mistral",
     "magistral": "mistral", "pixtral": "mistral", "devstral": "mistral", "voxtral": "mistral", "command": "cohere", "embed-": "cohere",
     "jamba": "ai21", "deepseek": "deepseek", "gpt-": "openai", "qwen": "qwen", "palmyra": "writer", "nemotron": "nvidia", "gemma": "google",
     "kimi": "moonshotai", "glm": "zai",
@@ -108,7 +112,8 @@ _MODIFIER: Final = re.compile(  # what a name says beside the model, without any
 _COMPACT_DATE: Final = re.compile(r"([-@])(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=$|[-:@])")
 _DASHED_DATE: Final = re.compile(r"-(20\d\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?=$|[-:@])")
 _RELEASE: Final = re.compile(
-    r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|latest|default|\d{4}|\d{2}-\d{4}|preview(?:-\d\d-\d\d(?:-?\d{2,4})?)?|exp(?:-\d\d-?\d\d)?)|-v\d+:\d+|-v\d+)$"
+    r"(?:[-@](?:20\d{6}|20\d\d-\d\d-\d\d|latest|default|\d{4}|\d{2}-\d{4}|preview(?:-\d\d-\d\d(?:-?\d{2,4})?)?"
+    r"|exp(?:-\d\d-?\d\d)?)|-v\d+:\d+|-v\d+)$"
 )
 _MAX_UNWRAPPED: Final = 6  # gateways behind gateways; a name of slashes alone must not cost more
 

@@ -73,10 +73,8 @@ def check_overrides(rows: Sequence[Mapping[str, Any]], *, path: str = "prices.ov
 def _problems(row: Mapping[str, Any]) -> list[str]:
     problems: list[str] = []
     given = {key: value for key, value in row.items() if value is not None}
-    for key in given.keys() - _KEYS - _RATE_NAMES.keys():
-        problems.append(
-            f"{key!r} is no key of a price; known are {', '.join(sorted(_KEYS))} and the rates {', '.join((*TOKEN_RATES, *REQUEST_RATES))}"
-        )
+    known = f"known are {', '.join(sorted(_KEYS))} and the rates {', '.join((*TOKEN_RATES, *REQUEST_RATES))}"
+    problems += [f"{key!r} is no key of a price; {known}" for key in sorted(given.keys() - _KEYS - _RATE_NAMES.keys())]
     ways = [key for key in ("match", "model", "prefix", "regex") if given.get(key)]
     if len(ways) != 1:
         problems.append("name the models once, with match (a name, * stands for any text), model (exactly), prefix or regex")
@@ -153,7 +151,7 @@ def _rates(given: Mapping[str, Any]) -> dict[str, Any]:
     rates: dict[str, Any] = {}
     flat = {key: value for key, value in given.items() if key in _RATE_NAMES}
     for key, value in (*table.items(), *flat.items()):
-        name = _RATE_NAMES.get(key, key)
+        name = _RATE_NAMES.get(str(key), str(key))
         if name in rates:
             raise ValueError(f"the rate {name} is stated twice")
         rates[name] = value

@@ -82,8 +82,6 @@ def by_figures(
     bedrock_openai: bool,
 ) -> Evidence | None:
     """E1 and E2, for cached > 0: the figures themselves tell."""
-    if bedrock_openai and stated_input >= cached:
-        return None
     if total is not None and total != stated_input + stated_output and not bedrock_openai:
         whole = stated_input + stated_output + cached
         if total == whole or (reasoning and total == whole + reasoning):

@@ -119,7 +119,7 @@ def scope_row(row: Mapping[str, Any], where: str, normalise: Callable[[str], str
     providers = row.get("provider") or None
     if isinstance(providers, str):
         providers = [providers]
-    if providers is not None and not (isinstance(providers, list) and all(isinstance(name, str) for name in providers)):
+    if providers is not None and not (isinstance(providers, list | tuple) and all(isinstance(name, str) for name in providers)):
         problems.append(f"{where}.provider: a name or a list of names is needed, found {providers!r}")
         providers = None
     cumulative = _classes(row.get("cumulative", False), f"{where}.cumulative", problems)
@@ -146,7 +146,7 @@ def _classes(value: object, where: str, problems: list[str]) -> frozenset[Klass]
     """`true` means the wrappers: a scope whose model-call spans rise must say so by its letter."""
     if isinstance(value, bool):
         return _WRAPPERS if value else frozenset()
-    if isinstance(value, list) and all(letter in ("L", "A", "T", "N") for letter in value):
+    if isinstance(value, list | tuple) and all(letter in ("L", "A", "T", "N") for letter in value):
         return frozenset(Klass(letter) for letter in value)
     problems.append(f"{where}: true, false or a list of the classes L, A, T, N is needed, found {value!r}")
     return frozenset()

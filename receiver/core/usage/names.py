@@ -39,11 +39,11 @@ def operation(attributes: Attributes, emitter: Emitter, rules: Rules) -> str | N
 
 
 def models(attributes: Attributes, emitter: Emitter, rules: Rules) -> tuple[str, ...]:
-    """Every model name that is stated, best first, each once."""
+    """Every model name that is stated, best first, each once. Parameters are read only where no key for names is on the span."""
     found = dict.fromkeys(name for key in rules.model if (name := text(attributes.get(key))) is not None)
     if rules.model_bare_scope.match(emitter.scope):
         found |= dict.fromkeys(name for key in rules.model_bare if (name := text(attributes.get(key))) is not None)
-    if not found:
+    if not found and not any(key in attributes for key in rules.model):
         found |= dict.fromkeys(name for key in rules.model_parameters if (name := _model_in(attributes.get(key))) is not None)
     return tuple(found)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: Entries of each cache; one that is full starts anew, which costs some 20 microseconds a span until it is warm again.
 MAX_SOURCES: Final = 1_024
 MAX_SHAPES: Final = 4_096
-MAX_STATICS: Final = 16_384
+MAX_STATICS: Final = 8_192
 MAX_NAMES: Final = 8_192
 
 
@@ -129,6 +129,8 @@ class Reader:
             self._shapes = self._statics = 0
         self._shapes += 1
         deciding = self._deciding | {row.attribute[0] for row in known.emitter.conditional if row.attribute is not None}
+        if not set(keys).isdisjoint(self.rules.model):
+            deciding = deciding.difference(self.rules.model_parameters)  # not read then, and different on every call
         first = {key: place for place, key in reversed(list(enumerate(keys)))}  # of a repeated key the first counts
         places = tuple(sorted(place for key, place in first.items() if key in deciding))
         plan = known.plans[keys] = _Plan(keys, Shape(keys, known.emitter, self.rules), places)

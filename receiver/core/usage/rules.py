@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: parameters only the model's name is read, which stands near the start; a provider's metadata may carry citations.
 LIMIT_COUNT: Final = 64
 LIMIT_NAME: Final = 1_024
-LIMIT_PARAMETERS: Final = 2_048
+LIMIT_PARAMETERS: Final = 1_024
+LIMIT_COST_BOX: Final = 4_096
 LIMIT_CONTAINER: Final = 65_536
 
 #: The parts of input and output that a span may state, in the order of `fields.Counts`.
@@ -197,7 +198,8 @@ class Rules:
         want(LIMIT_NAME, tuple(row.key for row in self.classes if row.key), tuple(self.never_values), self.operation, self.operation_bare)
         want(LIMIT_NAME, self.model, self.model_bare, self.response_id, self.provider, self.provider_hosts)
         want(LIMIT_NAME, tuple(row.attribute[0] for row in self.scopes if row.attribute is not None))
-        want(LIMIT_PARAMETERS, self.model_parameters, tuple(self.cost_json))
+        want(LIMIT_PARAMETERS, self.model_parameters)
+        want(LIMIT_COST_BOX, tuple(self.cost_json))
         want(LIMIT_CONTAINER, self.boxes.keys, (self.langfuse_key,))
         return limits
 

@@ -32,17 +32,24 @@ if TYPE_CHECKING:
 
 #: ns; clocks of two libraries in one process differ by what runs between their two readings, a few ms at worst
 SLACK_NANO: Final = 5_000_000
-#: Calls looked at for one call, newest first. Only equal numbers in other scopes count, so more than a few are rare; the
-#: bound is for a client that sends one call a million times.
-MOST_CANDIDATES: Final = 128
+#: Calls looked at for one call, those nearest in start first. Only equal numbers in other scopes count, so more than a few are
+#: rare; the bound is for a client that sends one call a million times.
+MOST_CANDIDATES: Final = 32
 #: Candidates looked at for all calls of one trace that is released, some 4 ms of work.
 MOST_CANDIDATES_A_TRACE: Final = 8_192
-#: From this many equal calls on they are kept apart by scope, since most of them are then of one scope and no candidates.
+#: From this many equal calls on they are kept apart by start and scope, so that a look finds the nearest of other scopes first.
 _CROWD: Final = 8
+#: Starts of a crowd are kept in steps of 2 ** 26 ns (67 ms) ...
+_STEP_BITS: Final = 26
+#: ... and looked at this many steps (8.6 s) either way. Two tellers of one call start within milliseconds of each other.
+_STEPS: Final = 128
 #: Noted calls that are filed with each call that comes: more than one, so that it catches up before a lone one is due.
 _CATCH_UP: Final = 4
 
-_Calls = Span | list[Span] | dict[str, dict[Span, None]]
+_Crowd = dict[int, dict[str, dict[Span, None]]]  # step of its start -> scope -> calls, in order
+_Calls = Span | list[Span] | _Crowd
+
+_NO_CALLS: Final[dict[str, dict[Span, None]]] = {}
 
 
 class PairIndex:
@@ -84,10 +91,7 @@ class PairIndex:
             if isinstance(there, list):
                 there.remove(call)
             elif isinstance(there, dict):
-                same_scope = there[call.source.scope]
-                del same_scope[call]
-                if not same_scope:
-                    del there[call.source.scope]
+                _leave(there, call)
             if there is call or not there:
                 del calls[key]
 
@@ -141,14 +145,14 @@ class PairIndex:
         return self._open(outer).lone_call(self._gateways) is None or _length(outer) > _length(inner)
 
     def _candidates(self, call: Span) -> list[Span]:
-        """Other filed calls that share a key with `call`, newest first."""
+        """Other filed calls that share a key with `call`; in a crowd the nearest in start."""
         found: dict[Span, None] = {}
         for key in _keys(call):
             there = self._filed.get(key)
             if there is None or there is call:
                 continue
             scope = call.source.scope if isinstance(key, int) else None
-            for other in islice(_newest(there, but_not=scope), MOST_CANDIDATES):
+            for other in islice(_others(there, call, but_not=scope), MOST_CANDIDATES):
                 if other is not call:
                     found[other] = None
         return list(found)
@@ -169,12 +173,12 @@ class PairIndex:
             elif isinstance(there, list):
                 there.append(call)
                 if len(there) > _CROWD:
-                    by_scope: dict[str, dict[Span, None]] = {}
+                    crowd: _Crowd = {}
                     for one in there:
-                        by_scope.setdefault(one.source.scope, {})[one] = None
-                    calls[key] = by_scope
+                        _join(crowd, one)
+                    calls[key] = crowd
             else:
-                there.setdefault(call.source.scope, {})[call] = None
+                _join(there, call)
 
     def _open(self, call: Span) -> OpenTrace:
         trace = self._traces[call.trace_id]
@@ -218,18 +222,34 @@ def _keys(call: Span) -> tuple[str | int, ...]:
     return (output ^ tokens.input_total, output ^ tokens.uncached, *named)
 
 
-def _newest(calls: _Calls, *, but_not: str | None) -> Iterator[Span]:
-    """Newest first; none of this scope."""
+def _others(calls: _Calls, call: Span, *, but_not: str | None) -> Iterator[Span]:
+    """Those that are not of this scope; of a crowd those that start near `call`, nearest steps first."""
     if isinstance(calls, Span):
         calls = [calls]
     if isinstance(calls, list):
-        for call in reversed(calls):
-            if call.source.scope != but_not:
-                yield call
-    else:
-        for scope, same_scope in calls.items():
-            if scope != but_not:
-                yield from reversed(same_scope)
+        yield from (other for other in calls if other.source.scope != but_not)
+        return
+    step = call.start_unix_nano >> _STEP_BITS
+    for away in range(_STEPS + 1):
+        for near in (step - away, step + away) if away else (step,):
+            for scope, others in calls.get(near, _NO_CALLS).items():
+                if scope != but_not:
+                    yield from others
+
+
+def _join(crowd: _Crowd, call: Span) -> None:
+    crowd.setdefault(call.start_unix_nano >> _STEP_BITS, {}).setdefault(call.source.scope, {})[call] = None
+
+
+def _leave(crowd: _Crowd, call: Span) -> None:
+    step = call.start_unix_nano >> _STEP_BITS
+    by_scope = crowd[step]
+    same_scope = by_scope[call.source.scope]
+    del same_scope[call]
+    if not same_scope:
+        del by_scope[call.source.scope]
+        if not by_scope:
+            del crowd[step]
 
 
 def _rank(outer: Span, inner: Span) -> tuple[int, int, int, bytes, bytes, bytes, bytes]:
