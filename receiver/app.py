@@ -65,6 +65,7 @@ def run(config: Config, *, started: Started | None = None) -> int:
     """Run the daemon until it is told to stop.
 
     Args:
+        config: the whole configuration, checked.
         started: called once everything listens, with the bound port of each listener that is on, by its section.
 
     Returns:
@@ -81,7 +82,7 @@ def run(config: Config, *, started: Started | None = None) -> int:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed (extra `fast`), else asyncio's own."""
+    """The loop of uvloop where that is installed (extra `fast`), else asyncio's own."""
     try:
         import uvloop  # noqa: PLC0415 -- optional
     except ImportError:

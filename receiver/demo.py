@@ -111,7 +111,7 @@ class Player:
         self._http = f"http://127.0.0.1:{ports['otlp.http']}/v1/traces"
         self._metrics = f"http://127.0.0.1:{ports['operator']}/metrics"
         self._channel = grpc.insecure_channel(f"127.0.0.1:{ports['otlp.grpc']}")
-        self._export = self._channel.unary_unary(_EXPORT)
+        self._export: Callable[..., bytes] = self._channel.unary_unary(_EXPORT)
 
     def send(self, capture: Capture, body: bytes) -> None:
         """One export over the capture's transport; raises DemoFailed unless it is answered OK."""
@@ -187,12 +187,14 @@ _SPOKEN: Final = {"grpc": "OTLP/gRPC", "http": "OTLP/HTTP protobuf", "json": "OT
 
 def differences(truth: dict[str, Row], shown: dict[str, Row]) -> list[str]:
     """Where the scrape and the truth differ, a sentence each. Cost is exact to 1 pico-USD a call (the list's own rounding)."""
-    found = []
+    found: list[str] = []
     for agent in sorted(truth.keys() | shown.keys()):
         want, got = truth.get(agent, Row()), shown.get(agent, Row())
-        for name in ("calls", "input_tokens", "output_tokens"):
-            if getattr(want, name) != getattr(got, name):
-                found.append(f"agent {agent}: {getattr(got, name):,} {name} instead of {getattr(want, name):,}")
+        found += [
+            f"agent {agent}: {getattr(got, name):,} {name} instead of {getattr(want, name):,}"
+            for name in ("calls", "input_tokens", "output_tokens")
+            if getattr(want, name) != getattr(got, name)
+        ]
         if abs(want.cost_pusd - got.cost_pusd) > want.calls:
             found.append(f"agent {agent}: {got.cost_pusd:,} pico-USD instead of {want.cost_pusd:,}")
     return found

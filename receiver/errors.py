@@ -22,9 +22,7 @@ class ExportTooLarge(ReceiverError):
         self.what = what  #: what was measured, with its unit: "bytes on the wire", "bytes after inflation", "spans"
         self.found = found  #: how many; the least that is known where counting stopped at the limit
         self.limit = limit
-        super().__init__(
-            f"{found:,} {what} in one request, the limit is {limit:,}: send smaller batches (or raise the receiver's limit)"
-        )
+        super().__init__(f"{found:,} {what} in one request, the limit is {limit:,}: send smaller batches (or raise the receiver's limit)")
 
 
 class UnsupportedEncoding(ReceiverError):

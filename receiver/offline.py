@@ -28,7 +28,12 @@ class Offline:
         self._theory = theory
         self._journal = MemoryJournal(max_bytes=_NO_LIMIT)
         limits = WindowLimits(
-            max_bytes=_NO_LIMIT, max_traces=_NO_LIMIT, max_trace_spans=_NO_LIMIT, decision_wait=_NEVER, seen_horizon=_NEVER, seen_max_bytes=_NO_LIMIT
+            max_bytes=_NO_LIMIT,
+            max_traces=_NO_LIMIT,
+            max_trace_spans=_NO_LIMIT,
+            decision_wait=_NEVER,
+            seen_horizon=_NEVER,
+            seen_max_bytes=_NO_LIMIT,
         )
         self._window = Window(limits, records=self._journal.records)
         self._spans = 0

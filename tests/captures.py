@@ -81,7 +81,10 @@ class Visible:
         moment = datetime.datetime.fromtimestamp(call["time_unix_ms"] / 1000, datetime.UTC)
         try:
             price = calc_price(
-                usage, model_ref=call["response_model"] or call["request_model"], provider_id=call["provider"], genai_request_timestamp=moment
+                usage,
+                model_ref=call["response_model"] or call["request_model"],
+                provider_id=call["provider"],
+                genai_request_timestamp=moment,
             ).total_price
         except LookupError:
             return None

@@ -72,7 +72,9 @@ def test_the_core_is_pure(path: Path) -> None:
     for name in imports_of(path):
         top = name.split(".")[0]
         assert top not in IMPURE, f"{path.relative_to(RECEIVER)} imports {name}"
-        assert top in ("receiver", "__future__") or top in STDLIB, f"{path.relative_to(RECEIVER)} imports {name}, which is not the standard library"
+        assert top in ("receiver", "__future__") or top in STDLIB, (
+            f"{path.relative_to(RECEIVER)} imports {name}, which is not the standard library"
+        )
 
 
 STDLIB = __import__("sys").stdlib_module_names

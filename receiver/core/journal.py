@@ -1,4 +1,4 @@
-"""What the pure core asks of a store: the Journal's and the Ledger's protocols (DESIGN section 11). The seam is by role."""
+"""What the pure core asks of a store: the Journal's and the Ledger's protocols. The seam is by role."""
 
 from __future__ import annotations
 

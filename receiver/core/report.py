@@ -171,6 +171,7 @@ def _call(charge: Charge) -> dict[str, Any]:
         "price_source": quote.source,
         "price_version": quote.version,
         "priced_model": quote.model,
+        "priced_provider": quote.provider,
         "unpriced_reason": quote.unpriced_reason or None,
         "cache_mode": charge.cache_mode,
         "cache_evidence": charge.cache_evidence,

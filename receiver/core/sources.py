@@ -20,6 +20,8 @@ OVERFLOW: Final = "__overflow__"
 
 
 class SourceKey(NamedTuple):
+    """What makes one source: the paying account, the service and the instrumentation."""
+
     account: str
     service: str
     scope: str

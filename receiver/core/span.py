@@ -46,11 +46,14 @@ class Source:
         self.scope_version = scope_version
         self.attributes = attributes or {}  #: the scope's own attributes, wanted keys
         self.dropped_attributes = dropped_attributes  #: resource + scope `dropped_attributes_count`
-        self.service = str(resource.get("service.name") or "")
+        service = resource.get("service.name")
+        self.service = service if isinstance(service, str) else ""
         instance = resource.get("service.instance.id")
-        namespace = resource.get("service.namespace") or ""
-        #: which process sent it: `service.instance.id`, else namespace and name (genai-attributes 8.7 "same process")
-        self.process = str(instance) if instance else f"{namespace}/{self.service}"
+        namespace = resource.get("service.namespace")
+        #: which process sent it: `service.instance.id`, else namespace and name
+        self.process = (
+            instance if isinstance(instance, str) and instance else f"{namespace if isinstance(namespace, str) else ''}/{self.service}"
+        )
 
     def __repr__(self) -> str:
         return f"Source({self.service!r}, {self.scope}@{self.scope_version})"
@@ -81,7 +84,7 @@ class Span:
         "trace_id",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- by position: the decoder makes a million a minute, and keywords cost half as much again
         self,
         source: Source,
         trace_id: bytes,

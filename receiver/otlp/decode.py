@@ -43,14 +43,16 @@ __all__ = ["Decoder", "Export", "Steps", "run"]
 
 SLICE_SPANS: Final = 2_048  #: spans between two yields: some 10 ms
 SLICE_BYTES: Final = 1 << 20  #: bytes between two yields, where the spans are long
-SLICE_FIELDS: Final = 16_384  #: fields between two yields, inside one long message
+SLICE_FIELDS: Final = 4_096  #: fields between two yields, inside one long message
 
 #: A run of spans that is parsed at once. 64-128 lean spans were fastest: a longer run leaves the processor's cache. It also bounds
 #: what protobuf may make of tiny attributes: 16-48 bytes for one of two bytes.
 RUN_BYTES: Final = 65_536
 SMALL_BYTES: Final = 32_768  #: a ScopeSpans up to this size is one run: no need to look for its spans' boundaries first
 LONG_BYTES: Final = 16_384  #: a longer span, resource or scope is walked, attribute by attribute
-LONG_FIELDS: Final = 1 << 20  #: fields in one such message; half a microsecond each to step over
+LONG_FIELDS: Final = 1 << 20  #: fields in one such message; half a microsecond each to step over, some for a key never met
+KEPT_BYTES: Final = 65_536  #: of such a message, a field (not an attribute) that is longer is left out: a name that nobody can read
+RUN_COST: Final = 8  #: what a run costs beside its spans, in spans, for the slicing
 
 #: Mean bytes of a span in a run from which its attributes are looked at one by one: hashing a long text costs more than that.
 TEXTUAL_BYTES: Final = 1_536
@@ -143,7 +145,7 @@ class Decoder:
                         raise ExportTooLarge(what="spans", found=export.received, limit=self._max_spans)
                     is_textual = end - start > TEXTUAL_BYTES * count
                     self._spans(message.spans, source, export, received_unix_nano, is_textual, given)
-                    spans += count
+                    spans += count + RUN_COST
                     size += end - start
                     if spans >= SLICE_SPANS or size >= SLICE_BYTES:
                         spans = size = 0
@@ -300,7 +302,7 @@ class Decoder:
                         lost += 1
             else:
                 number, at = skip(data, first, end)
-                if number in kept:
+                if number in kept and at - first <= KEPT_BYTES:
                     rest += data[first:at]
             fields += 1
             if not fields % SLICE_FIELDS or at == end:
@@ -413,12 +415,13 @@ Range = tuple[int, int]
 
 
 def split(data: bytes, start: int, end: int, what: str, before: int, most: int) -> tuple[list[Range], list[Range]]:
-    """Where the payloads of fields 1 and 2 lie in a message. Of either, with the `before` ones, at most `most`: else ExportTooLarge.
+    """Where the payloads of fields 1 and 2 lie in a message. Of each, with the `before` ones, at most `most`, else ExportTooLarge.
 
     Raises MalformedExport.
     """
     ones: list[Range] = []
     twos: list[Range] = []
+    others = 0
     at = start
     while at < end:
         first = at
@@ -434,6 +437,9 @@ def split(data: bytes, start: int, end: int, what: str, before: int, most: int) 
                 raise ExportTooLarge(what=what, found=before + len(found), limit=most)
         else:
             _, at = skip(data, first, end)
+            others += 1
+            if others > most:
+                raise ExportTooLarge(what="unknown fields", found=others, limit=most)
     return ones, twos
 
 
@@ -445,6 +451,7 @@ def cut_into_runs(data: bytes, start: int, end: int, before: int, most: int) -> 
     scope: list[bytes] = []
     runs: list[tuple[int, int, bool]] = []
     count = before
+    others = 0  # fields that are no span
     begin = at = start  # of the run, of the field
     while at < end:
         first = at
@@ -474,8 +481,12 @@ def cut_into_runs(data: bytes, start: int, end: int, before: int, most: int) -> 
                     runs.append((begin, at, False))
                     begin = at
                 continue
-        elif tag == 0x0A:
-            scope.append(data[at - length : at])
+        else:
+            others += 1
+            if others > most:
+                raise ExportTooLarge(what="fields of a scope_spans that are no spans", found=others, limit=most)
+            if tag == 0x0A:
+                scope.append(data[at - length : at])
         if first > begin:
             runs.append((begin, first, False))
         if tag == 0x12:

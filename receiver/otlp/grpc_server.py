@@ -35,6 +35,8 @@ UNREAD_BYTES: Final = 65_536
 #: without a message. So long it waits for that cancellation before it takes the request for one that had no message at all.
 CANCELLATION_PATIENCE_SECONDS: Final = 0.05
 
+#: pygrpc-native closes its sockets at once when it stops, whatever it was just given to send: answers get this time to leave.
+NATIVE_FLUSH_SECONDS: Final = 0.1
 LOCALHOST_4317: Final = Endpoint("localhost", 4317)  #: IANA's port for OTLP/gRPC, on this machine alone
 
 Body = Callable[[Any, str], Awaitable[bytes]]  #: how a message comes: out of the call's context, its bytes held for an account
@@ -108,6 +110,10 @@ class GrpcServer:
         if self._health is not None:
             await self._health.close()
         servers, self._servers = self._servers, []
+        if servers and self._options.server == "native":
+            if self._exporting:
+                await asyncio.wait(self._exporting, timeout=grace)
+            await asyncio.sleep(NATIVE_FLUSH_SECONDS)
         await asyncio.gather(*(server.stop(grace) for server in servers))
         if self._exporting:  # their clients are gone, but what has begun ends
             _, unfinished = await asyncio.wait(self._exporting, timeout=grace)
@@ -170,7 +176,11 @@ class GrpcServer:
         return b""
 
     async def _read(self, context: Any, account: str) -> bytes:
-        """The one message of the call. Holds max(UNREAD_BYTES, its size) bytes when it returns, nothing when it raises."""
+        """The one message of the call. Holds max(UNREAD_BYTES, its size) bytes when it returns, nothing when it raises.
+
+        That no second one follows is not asked: no gRPC library can send it in a unary call, grpcio's own unary servers do not look
+        either, and the second read costs a fifth of a small request (60 us of 280 measured).
+        """
         self._export.reserve(account, UNREAD_BYTES)
         held = UNREAD_BYTES
         try:
@@ -180,8 +190,6 @@ class GrpcServer:
                     if body is grpc.aio.EOF:
                         await asyncio.sleep(CANCELLATION_PATIENCE_SECONDS)
                         raise MalformedExport("the call holds no message: a unary client sends exactly one")
-                    if await context.read() is not grpc.aio.EOF:
-                        raise MalformedExport("the call holds more than one message: Export is unary, send one request a call")
             except TimeoutError as error:
                 raise RequestTimedOut(
                     f"the message did not come within {self._options.read_timeout_seconds:g} s: send smaller batches"

@@ -38,7 +38,7 @@ class BodyStalled(TimeoutError):
 
 
 class BodyBroken(TimeoutError):
-    """Set into a body's stream whose chunks are no HTTP. aiohttp only queues an error for after this request, so its reader would wait on."""
+    """Set into a body's stream whose chunks are no HTTP: aiohttp only queues an error for the time after, so the reader would wait on."""
 
 
 class Connection(web.RequestHandler):
@@ -101,7 +101,11 @@ class Connection(web.RequestHandler):
             self.serving = False
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 -- aiohttp's signature
+        status: int = 500,  # noqa: ARG002 -- aiohttp's signature
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         """What is no HTTP request at all (aiohttp's own answer would be text/plain)."""
         server = self._manager

@@ -44,7 +44,9 @@ def inflate(data: bytes | Iterable[bytes], *, limit: int) -> bytes:
     try:
         return _inflate(body, limit, fast_zlib)
     except (zlib.error, fast_zlib.error) as broken:
-        raise MalformedExport(f"the body is neither gzip nor deflate, or damaged, though its Content-Encoding says so: {broken}") from broken
+        raise MalformedExport(
+            f"the body is neither gzip nor deflate, or damaged, though its Content-Encoding says so: {broken}"
+        ) from broken
 
 
 def _inflate(body: bytes, limit: int, engine: Engine) -> bytes:

@@ -51,9 +51,7 @@ INT64: Final = (-(2**63), 2**63 - 1)
 KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
 
-NOT_HEX: Final = (
-    "{field} {found!r} is not hex: OTLP/JSON writes traceId and spanId as hex digits, not as base64 (JSON Protobuf Encoding, OTLP specification)"
-)
+NOT_HEX: Final = "{field} {found!r} is not hex: OTLP/JSON writes traceId and spanId as hex digits, not as base64 (JSON Protobuf Encoding, OTLP specification)"
 
 _blank: Final = re.compile(r"[ \t\n\r]*").match
 _token: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
@@ -86,9 +84,7 @@ class Memo:
 class Reader:
     """Reads one request."""
 
-    def __init__(
-        self, limits: Limits, memo: Memo, *, max_spans: int, max_attributes: int, max_depth: int, received_unix_nano: int
-    ) -> None:
+    def __init__(self, limits: Limits, memo: Memo, *, max_spans: int, max_attributes: int, max_depth: int, received_unix_nano: int) -> None:
         self._limits = limits
         self._memo = memo
         self._max_spans = max_spans
@@ -460,7 +456,7 @@ def any_value(value: Any) -> tuple[str, Any]:
     if value is None:
         return "", None
     if not isinstance(value, dict):
-        raise MalformedExport(f"an AnyValue is an object such as {{\"stringValue\": ...}}, not {str(value)[:40]!r}")
+        raise MalformedExport(f'an AnyValue is an object such as {{"stringValue": ...}}, not {str(value)[:40]!r}')
     for name, item in value.items():
         kind = name if name in TYPES else re.sub("_([a-z])", lambda match: match[1].upper(), name)
         if kind in TYPES and item is not None:

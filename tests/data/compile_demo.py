@@ -40,7 +40,12 @@ def compile_demo() -> bytes:
         truth = truth_of(folder)
         bodies = sorted(folder.glob("export-*.otlp.json")) if transport == "json" else exports(folder)
         captures.append(
-            {"name": name, "transport": transport, "shows": shows, "exports": [base64.b64encode(path.read_bytes()).decode() for path in bodies]}
+            {
+                "name": name,
+                "transport": transport,
+                "shows": shows,
+                "exports": [base64.b64encode(path.read_bytes()).decode() for path in bodies],
+            }
         )
         naive["input_tokens"] += truth["naive_sum"]["input"]
         naive["output_tokens"] += truth["naive_sum"]["output"]

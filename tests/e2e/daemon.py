@@ -22,7 +22,12 @@ from typing import IO, Any
 PATIENCE_SECONDS = 60.0
 
 #: Short waits of the window, so that a test sees charges soon. The default waits are held by tests with a manual clock.
-QUICK = ("window.decision_wait_after_root_received=100ms", "window.lone_call_wait=200ms", "window.idle_wait=300ms", "window.remote_root_wait=200ms")
+QUICK = (
+    "window.decision_wait_after_root_received=100ms",
+    "window.lone_call_wait=200ms",
+    "window.idle_wait=300ms",
+    "window.remote_root_wait=200ms",
+)
 
 
 @dataclass
@@ -103,8 +108,9 @@ def daemon(folder: Path, *settings: str, quick: bool = True, env: dict[str, str]
     heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
     assert process.stderr is not None
     assert process.stdout is not None
-    for stream in (process.stderr, process.stdout):
-        threading.Thread(target=_listen, args=(stream, found, heard), daemon=True).start()
+    listeners = [threading.Thread(target=_listen, args=(stream, found, heard), daemon=True) for stream in (process.stderr, process.stdout)]
+    for listener in listeners:
+        listener.start()
     try:
         while True:
             line = heard.get(timeout=PATIENCE_SECONDS)
@@ -120,6 +126,10 @@ def daemon(folder: Path, *settings: str, quick: bool = True, env: dict[str, str]
         if process.poll() is None:
             process.kill()
         process.wait(PATIENCE_SECONDS)
+        for listener in listeners:
+            listener.join(PATIENCE_SECONDS)
+        process.stderr.close()
+        process.stdout.close()
 
 
 def _listen(stream: IO[str], found: Daemon, heard: queue.Queue[dict[str, Any] | None]) -> None:

@@ -27,7 +27,12 @@ def by_series(report: dict[str, object]) -> Counter[Key]:
     """The report's calls, tokens and cost in the labels that /metrics has by default."""
     sums: Counter[Key] = Counter()
     for call in report["calls"]:  # type: ignore[attr-defined]  # JSON
-        labels = (call["agent"] or "unknown", call["model"] or "unknown", call["provider"] or "unknown", call["cost_basis"])
+        labels = (
+            call["agent"] or "unknown",
+            call["priced_model"] or call["model"] or "unknown",
+            call["priced_provider"] or call["provider"] or "unknown",
+            call["cost_basis"],
+        )
         sums["calls", *labels] += 1
         sums["cost_pusd", *labels] += call["cost_pusd"] or 0
         for bucket in ("uncached_input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens"):

@@ -29,7 +29,9 @@ def speak(exporter: SpanExporter, service: str) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("opentelemetry.instrumentation.genai.openai", "1.3.0")
-    with tracer.start_as_current_span("invoke_agent planner", attributes={"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "planner"}):
+    with tracer.start_as_current_span(
+        "invoke_agent planner", attributes={"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "planner"}
+    ):
         for at in range(2):
             attributes = {
                 "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o",

@@ -242,9 +242,7 @@ async def test_a_broken_chunk_is_400() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])
         sent = {"Host": "x", "Content-Type": "application/json", "Transfer-Encoding": "chunked"}
         writer.write(head("POST", "/v1/traces", sent) + b"5\r\nhello\r\n")
-        async with asyncio.timeout(5):
-            while not house.budget.held():
-                await asyncio.sleep(0.005)
+        await house.until_held()
         writer.write(b"zz\r\n")
         assert (await read_reply(reader)).code == 400
         writer.close()
@@ -325,9 +323,7 @@ async def test_a_client_that_leaves_in_mid_body_leaves_nothing_behind(caplog: py
     async with http_server(house) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])
         writer.write(head("POST", "/v1/traces", {"Host": "x", "Content-Type": "application/json", "Content-Length": "100"}) + b"half")
-        async with asyncio.timeout(5):
-            while not house.budget.held():
-                await asyncio.sleep(0.005)
+        await house.until_held()
         writer.close()
         [seen] = await house.until_seen()
     assert (seen.outcome, seen.reason) == (Outcome.ABANDONED, "incomplete")

@@ -59,7 +59,7 @@ class House:
     budget: InFlight = field(default_factory=lambda: InFlight(1 << 30))
     refuse: Exception | None = None  #: raised on headers
     fault: Exception | None = None  #: raised by export
-    answer: Answer = Answer()
+    answer: Answer = field(default_factory=Answer)
     gate: asyncio.Event | None = None  #: export waits for it
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     got: list[tuple[str, bytes, Encoding, str]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class House:
     foreign: list[tuple[str, str]] = field(default_factory=list)
     counted: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    def admit(self, authorization: str | None, *, transport: str) -> str:
+    def admit(self, authorization: str | None, *, transport: str) -> str:  # noqa: ARG002 -- the protocol's signature
         if self.refuse is not None:
             raise self.refuse
         return self.keys.account(authorization)
@@ -95,10 +95,16 @@ class House:
     def wrong_protocol(self, *, transport: str, spoken: str) -> None:
         self.foreign.append((transport, spoken))
 
+    async def until_held(self) -> None:
+        """Wait until a request holds bytes: the server has begun to read it."""
+        async with asyncio.timeout(5):
+            while not self.budget.held():  # noqa: ASYNC110 -- what is waited for is the server's state, which has no event
+                await asyncio.sleep(0.005)
+
     async def until_seen(self, count: int = 1) -> list[Seen]:
         """Wait until `count` requests were observed (a client hears its answer a moment before or after)."""
         async with asyncio.timeout(5):
-            while len(self.seen) < count:
+            while len(self.seen) < count:  # noqa: ASYNC110 -- as above
                 await asyncio.sleep(0.005)
         return self.seen
 

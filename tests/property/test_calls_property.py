@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.core.calls import Counted, CountOptions, LLMCall, _Count, _plain
-from receiver.core.span import Span
 from receiver.core.usage.reading import Klass, Tokens
-from tests.unit.spans import Books, Story, group, reading, rules, tokens
+from tests.unit.spans import Books, Story, group, no_value, reading, rules, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from receiver.core.span import Span
 
 # Few values of each, so that spans agree, overlap and share ids by chance.
 AMOUNTS = [None, None, tokens(100, 9), tokens(100, 9, read=20), tokens(120, 9, read=20), tokens(200, 18), tokens(7, 0), tokens(0, 0)]
@@ -146,7 +149,7 @@ def test_the_short_way_finds_what_the_long_way_finds(spans: list[Span]) -> None:
     one = group(spans)
     short = _plain(one)
     if short is not None:
-        assert essence(short) == essence(_Count(one, rules(), lambda key: None, CountOptions()).run())
+        assert essence(short) == essence(_Count(one, rules(), no_value, CountOptions()).run())
 
 
 @given(stories())

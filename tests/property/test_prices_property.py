@@ -62,8 +62,8 @@ def calls(draw: st.DrawFn) -> tuple[str, str, Tokens, datetime, str | None]:
     output = draw(COUNTS)
     tokens = Tokens(
         input_total=uncached + read + write_5m + write_1h, uncached=uncached, cache_read=read, cache_write_5m=write_5m,
-        cache_write_1h=write_1h, output_total=output, reasoning=draw(st.integers(0, output)), audio_in=audio, audio_out=draw(st.integers(0, output)) if audio else 0,
-        web_searches=draw(st.integers(0, 3)),
+        cache_write_1h=write_1h, output_total=output, reasoning=draw(st.integers(0, output)), audio_in=audio,
+        audio_out=draw(st.integers(0, output)) if audio else 0, web_searches=draw(st.integers(0, 3)),
     )  # fmt: skip
     moment = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(seconds=draw(st.integers(0, 3 * 365 * 86_400)))
     return provider, name, tokens, moment, draw(st.sampled_from([None, None, "batch", "flex", "priority"]))

@@ -75,7 +75,7 @@ class WindowMachine(RuleBasedStateMachine):
     )
     def begin(self, max_bytes: int, max_traces: int, max_trace_spans: int, decision_wait: float, slice_spans: int) -> None:
         self.limits = WindowLimits(
-            max_bytes=max_bytes, max_traces=max_traces, max_trace_spans=max_trace_spans, decision_wait=decision_wait, seen_horizon=1e9
+            max_bytes=max_bytes, max_traces=max_traces, max_trace_spans=max_trace_spans, decision_wait=decision_wait, seen_horizon=1e12
         )
         self.journal: dict[TraceKey, list[Span]] = {}
         self.window = Window(self.limits, records=self.records)
@@ -121,7 +121,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.now += wait
         self.drain()
 
-    @precondition(lambda self: self.window.next_deadline() is not None)
+    @precondition(lambda self: self.window.traces)
     @rule()
     def timer_on_time(self) -> None:
         """At its deadline something goes, or the deadline moves on: the timer never runs in a circle."""
@@ -142,11 +142,11 @@ class WindowMachine(RuleBasedStateMachine):
 
     @rule()
     def manual(self) -> None:
-        """An operator lets everything go: only what waits for its own close stays."""
+        """An operator lets everything go: only what waits for its own close or its twin's stays."""
         for group in self.window.release_all(now=self.now):
             assert group.traces[0].trigger is Trigger.MANUAL
             self.left(group)
-        assert all(trace.unclosed for trace in self.model.values() if trace.held)
+        assert all(trace.unclosed or self.may_be_lone(trace) for trace in self.model.values() if trace.held)
 
     # -- what must hold --------------------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class WindowMachine(RuleBasedStateMachine):
         assert all(len(account.pairs) == 0 for account in self.window._accounts.values())
 
 
-def made(
+def made(  # noqa: PLR0917 -- a row of a table, as the strategy draws it
     trace: int, number: int, parent: int, remote: bool, usage: tuple[int, int] | None, source: int, start: int, length: int, size: int
 ) -> Span:
     """A span of few possible ids, so that repeats, late spans and twins are common."""
@@ -269,4 +269,6 @@ def made(
 
 
 TestWindow = WindowMachine.TestCase
-TestWindow.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+TestWindow.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow]
+)

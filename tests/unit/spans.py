@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from receiver.core.calls import Counted, CountOptions, LLMCall, count
 from receiver.core.span import Source, Span, Value
 from receiver.core.usage import Klass, Reader, Reading, Rules, Tokens
 from receiver.core.window.group import Group, ReleasedTrace, TraceKey, Trigger
 from receiver.tables import load_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MS = 1_000_000
 T0 = 1_790_000_000_000_000_000  #: when all hand-made traces start
@@ -29,9 +31,7 @@ def reader() -> Reader:
     return Reader(rules())
 
 
-def tokens(
-    total_in: int, out: int, *, read: int = 0, write: int = 0, write_5m: int = 0, write_1h: int = 0, reasoning: int = 0
-) -> Tokens:
+def tokens(total_in: int, out: int, *, read: int = 0, write: int = 0, write_5m: int = 0, write_1h: int = 0, reasoning: int = 0) -> Tokens:
     """Buckets of a call with `total_in` input tokens, the cached ones included; `write` is of unknown life."""
     return Tokens(
         input_total=total_in,
@@ -110,7 +110,12 @@ class Story:
 
     def count(self, **options: Any) -> Counted:
         """Count everything as one Group, released once."""
-        return count(group(self.spans), rules=rules(), last_values=lambda key: None, options=CountOptions(**options))
+        return count(group(self.spans), rules=rules(), last_values=no_value, options=CountOptions(**options))
+
+
+def no_value(_key: tuple[str, ...]) -> tuple[int, ...] | None:
+    """No cumulative source was seen before."""
+    return None
 
 
 def group(spans: list[Span], *, account: str = "default") -> Group:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from receiver.core.calls import Doubt
-from receiver.core.span import Value
-from receiver.core.usage import Reading
 from tests.unit.spans import Books, Story, buckets, reading, tokens
+
+if TYPE_CHECKING:
+    from receiver.core.span import Value
+    from receiver.core.usage import Reading
 
 
 def total(used_in: int, used_out: int, *, read: int = 0) -> Reading:

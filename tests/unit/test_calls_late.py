@@ -77,6 +77,15 @@ def test_a_running_total_is_not_taken_twice_when_its_trace_comes_back() -> None:
     assert books.values == values
 
 
+def test_a_total_that_had_not_risen_is_not_taken_later() -> None:
+    """Its trace comes back after the last value has moved on: it did not fall since, it is old."""
+    story, books = Story(), Books()
+    for trace, used in ((1, 100), (2, 100), (3, 300)):
+        books.release([story.span(reading("A", tokens(used, 9), cumulative=True), trace=trace)])
+    books.release([story.span(reading("T"), trace=2)])
+    assert buckets(books.calls) == (300, 0, 0, 9)
+
+
 def test_what_was_missing_is_listed_once() -> None:
     """A model call without usage is not listed again when its trace comes back."""
     story, books = Story(), Books()

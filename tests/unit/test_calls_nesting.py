@@ -54,9 +54,8 @@ def test_the_call_merges_nearest_first() -> None:
 def test_the_paying_span_is_completed_from_the_outer_one() -> None:
     """Response id, tier, cost and the cache split come from where they are known; names are kept in order, inner first."""
     story = Story()
-    outer = story.span(
-        reading("L", tokens(100, 9, read=20), models=("smart",), response_id="chatcmpl-1", tier="flex", emitted_cost_pusd=77, emitted_cost_key="gen_ai.usage.cost")
-    )  # fmt: skip
+    known = {"response_id": "chatcmpl-1", "tier": "flex", "emitted_cost_pusd": 77, "emitted_cost_key": "gen_ai.usage.cost"}
+    outer = story.span(reading("L", tokens(100, 9, read=20), models=("smart",), **known))
     story.span(reading("L", tokens(100, 9), models=("gpt-4o",)), under=outer)
     [call] = story.count().calls
     got = call.reading

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from receiver.core.calls import Tree
-from receiver.core.span import Span
 from tests.unit.spans import Story, group, reading
+
+if TYPE_CHECKING:
+    from receiver.core.span import Span
 
 
 def tree_of(story: Story) -> Tree:

@@ -12,7 +12,6 @@ from receiver.otlp.export import Encoding
 from tests.captures import exports, judge, scenarios, truth_of
 
 
-
 def reported(folder: Path) -> dict[str, object]:
     offline = app.offline(Config())
     for path in exports(folder):

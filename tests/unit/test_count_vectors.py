@@ -7,13 +7,15 @@ of usage. Each result is uncached input / cache read / cache written / output, o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from receiver.core.calls import Doubt
-from receiver.core.usage import Reading
 from tests.unit.spans import Books, Story, buckets, reading, tokens
+
+if TYPE_CHECKING:
+    from receiver.core.usage import Reading
 
 OPENAI = "opentelemetry.instrumentation.openai.v1"
 OI_LANGCHAIN = "openinference.instrumentation.langchain"
@@ -45,7 +47,9 @@ def agent(used_in: int | None = None, used_out: int | None = None, op: str = "in
 TOOL = {"gen_ai.operation.name": "execute_tool"}
 
 
-def oi(kind: str, used_in: int | None = None, used_out: int | None = None, read: int | None = None, write: int | None = None) -> dict[str, Any]:
+def oi(
+    kind: str, used_in: int | None = None, used_out: int | None = None, read: int | None = None, write: int | None = None
+) -> dict[str, Any]:
     """A span in OpenInference's words."""
     stated = {
         "llm.token_count.prompt": used_in,
@@ -60,7 +64,12 @@ def oi(kind: str, used_in: int | None = None, used_out: int | None = None, read:
 def v05(story: Story) -> None:
     """Vercel 5: the outer span holds the last step only, the inner ones leave cached input out."""
     outer = story.span(
-        {"ai.operationId": "ai.generateText", "ai.model.provider": "anthropic.messages", "ai.usage.inputTokens": 20, "ai.usage.outputTokens": 7},
+        {
+            "ai.operationId": "ai.generateText",
+            "ai.model.provider": "anthropic.messages",
+            "ai.usage.inputTokens": 20,
+            "ai.usage.outputTokens": 7,
+        },
         **VERCEL,
     )
     for at, used_in, used_out, read in (((1, 40), 10, 5, 4000), ((50, 90), 20, 7, None)):
@@ -241,7 +250,12 @@ def v33(story: Story) -> None:
 
 def v34(story: Story) -> None:
     """The framework lost the cache counts, and shows the fresh input only."""
-    outer = {"gen_ai.span.kind": "LLM", "gen_ai.request.model": "claude-sonnet-4-5", "gen_ai.usage.input_tokens": 120, "gen_ai.usage.output_tokens": 71}
+    outer = {
+        "gen_ai.span.kind": "LLM",
+        "gen_ai.request.model": "claude-sonnet-4-5",
+        "gen_ai.usage.input_tokens": 120,
+        "gen_ai.usage.output_tokens": 71,
+    }
     story.span(outer, scope="traceai_langchain")
     inner = chat(4092, 71, gen_ai__response__model="claude-sonnet-4-5-20250929", gen_ai__response__id="msg_01abcdef")
     inner |= {"gen_ai.usage.cache_read.input_tokens": 3072, "gen_ai.usage.cache_write.input_tokens": 900}
@@ -274,7 +288,9 @@ def v37(story: Story) -> None:
     """Pydantic AI over Logfire's stream, told four times."""
     named = {"gen_ai__response__model": "claude-sonnet-4-5"}
     top = story.span(chat(5606, 791, **named), scope="pydantic-ai", version="1.0")
-    message = story.span({"gen_ai.operation.name": "chat", "gen_ai.request.model": "claude-sonnet-4-5"}, under=top, scope="logfire.anthropic", at=(1, 90))
+    message = story.span(
+        {"gen_ai.operation.name": "chat", "gen_ai.request.model": "claude-sonnet-4-5"}, under=top, scope="logfire.anthropic", at=(1, 90)
+    )
     sdk = chat(5606, 791, **named) | {"gen_ai.usage.cache_read.input_tokens": 4096, "gen_ai.usage.cache_write.input_tokens": 1300}
     story.span(sdk, under=message, scope=ANTHROPIC_SDK, at=(2, 89))
     log = {
@@ -283,7 +299,7 @@ def v37(story: Story) -> None:
         "duration": 0.08,
         "gen_ai.usage.input_tokens": 5606,
         "gen_ai.usage.output_tokens": 791,
-        "gen_ai.usage.raw": '{"input_tokens": 210, "cache_read_input_tokens": 4096, "cache_creation_input_tokens": 1300, "output_tokens": 791}',
+        "gen_ai.usage.raw": '{"input_tokens":210,"cache_read_input_tokens":4096,"cache_creation_input_tokens":1300,"output_tokens":791}',
     }
     story.span(log, under=top, scope="logfire.anthropic", at=(91, 91))
 
@@ -299,7 +315,12 @@ def v47(story: Story) -> None:
     """AG2 repeats each model call as a span of no length."""
     top = story.span(agent(), scope="ag2")
     story.span(chat(100, 9), under=top, scope="ag2", at=(1, 90))
-    story.span({"ag2.usage.kind": "model_call", "gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 9}, under=top, scope="ag2", at=(90, 90))
+    story.span(
+        {"ag2.usage.kind": "model_call", "gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 9},
+        under=top,
+        scope="ag2",
+        at=(90, 90),
+    )
 
 
 def v48(story: Story) -> None:

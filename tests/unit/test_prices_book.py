@@ -379,6 +379,8 @@ ALL_CACHED = 1000 * 1_250_000 + 500 * 10_000_000
         (None, True, OWN, Basis.LIST, False, True),
         (OWN, True, OWN, Basis.LIST, False, False),  # the same number: nothing was cached
         (ALL_CACHED, True, ALL_CACHED, Basis.REPORTED, False, False),
+        (ALL_CACHED - 1, True, ALL_CACHED - 1, Basis.REPORTED, False, False),  # the last digit of a float
+        (ALL_CACHED - 2, True, OWN, Basis.LIST, True, True),
         (ALL_CACHED + 10**8, True, ALL_CACHED + 10**8, Basis.REPORTED, False, False),
         (ALL_CACHED - 10**8, True, OWN, Basis.LIST, True, True),
         (OWN + 10**9, True, OWN, Basis.LIST, True, True),
@@ -510,4 +512,5 @@ def test_an_unknown_model_is_answered_with_near_names(book: PriceBook) -> None:
     told = book.describe("gpt-4oo", "openai", at=NOW)
     assert told["found"] is False
     assert "openai/gpt-4o" in told["near"]
-    assert book.describe("claude-sonet-4-5", at=NOW)["near"]
+    assert book.describe("gpt-4oo", at=NOW)["near"][0] == "openai/gpt-4o"
+    assert "anthropic/claude-sonnet-4-5" in book.describe("claude-sonet-4-5", at=NOW)["near"]

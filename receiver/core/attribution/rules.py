@@ -9,25 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from receiver.core.attribution import slots
 from receiver.core.attribution.names import AgentNames, GraphNames
 from receiver.core.attribution.plan import Plan, plan_of
 from receiver.core.attribution.slots import (
     AS_AGENT_NAME,
-    AS_GRAPH_NAME,
-    AS_GRAPH_NODE,
     AS_GRAPH_PATH,
     AS_TAGS,
     IS_AGENT,
-    IS_INVOKE_AGENT,
     IS_MODEL,
-    IS_TASK,
     IS_TOOL,
-    KINDS,
 )
 from receiver.core.attribution.text import flatten, parse_json, tags_of, text_of
+from receiver.core.attribution.uses import Use, compile_uses, kind_values
 from receiver.core.span import Attributes, Source, Span, Value
 from receiver.core.usage.reading import Klass
 
@@ -53,17 +49,6 @@ NO_FACTS: Final[Facts] = {}
 _KEY: Final = itemgetter(0)
 #: Strong slots of the dimensions whose weak keys are only asked where no strong one is found.
 _STRONG: Final = frozenset(slots.slot(dimension, slots.STRONG) for dimension in slots.WALKED if dimension != "agent")
-
-
-class Use(NamedTuple):
-    """One thing that a key says. Sorted: slot by slot, in order of precedence."""
-
-    late: bool  #: only after the span's name was asked
-    slot: int
-    rank: int
-    how: int = 0
-    needs: int = 0  #: kinds, one of which the span must have
-    bars: int = 0  #: kinds, none of which the span may have
 
 
 #: (index of the attribute, slot, how, needs, bars): a Use at its place in one shape.
@@ -115,25 +100,17 @@ class AttributionRules:
     @classmethod
     def from_tables(cls, tables: Mapping[str, Any], extra: Mapping[str, Sequence[str]] | None = None) -> AttributionRules:
         """Compile the tables; `extra` gives the operator's keys of a dimension, which come right after `spantoll.<dimension>`."""
-        uses: dict[str, list[Use]] = {}
-        endings: dict[str, list[Use]] = {}
-        for dimension in slots.WALKED:
-            own = [f"spantoll.{dimension}", *((extra or {}).get(dimension) or ())]
-            for rank, key in enumerate(own):
-                uses.setdefault(key, []).append(Use(False, slots.slot(dimension, slots.OWN), rank))
-            if dimension != "agent":
-                _compile_dimension(dimension, tables[dimension], uses, endings)
-        _compile_agent(tables["agent"], uses, endings)
+        uses, endings = compile_uses(tables, extra or {})
         kinds = tables["kinds"]
         resource_uses = dict.fromkeys(tables["agent"].get("resource_last", ()), slots.AGENT_LAST)
         resource_uses |= dict.fromkeys(tables["feature"].get("resource_last", ()), slots.FEATURE_LAST)
         return cls(
             agents=AgentNames.from_table(tables["agent"]),
             graphs=GraphNames.from_table(tables["agent"]),
-            uses={key: sorted(found) for key, found in uses.items()},
+            uses=uses,
             endings=endings,
             kind_keys=frozenset(kinds["keys"]),
-            kind_values=_kind_values(kinds),
+            kind_values=kind_values(kinds),
             containers=frozenset(tables["containers"]["keys"]),
             container_bytes=tables["containers"]["bytes"],
             container_depth=tables["containers"]["depth"],
@@ -392,57 +369,3 @@ def _with_weak_session(facts: Facts) -> Facts:
     """A session that only repeats the span's own conversation id is as weak as that (one conversation an agent run)."""
     weak = {at: text for at, text in facts.items() if at != slots.SESSION_STRONG}
     return {**weak, slots.SESSION_STRONG + 1: facts[slots.SESSION_STRONG]}
-
-
-#: By name in the tables: (kinds of which the span must have one, kinds of which it may have none).
-_CONDITIONS: Final = {
-    "": (0, 0),
-    "agent": (IS_AGENT, 0),
-    "invoke_agent": (IS_INVOKE_AGENT, 0),
-    "task": (IS_TASK, 0),
-    "tool": (IS_TOOL, 0),
-    "not_tool": (0, IS_TOOL),
-    "not_model": (0, IS_MODEL),
-    "not_model_or_tool": (0, IS_TOOL | IS_MODEL),
-}
-
-
-def _add(uses: dict[str, list[Use]], entries: Sequence[Any], at: int, how: int = 0, *, late: bool = False, first: int = 0) -> None:
-    for rank, entry in enumerate(entries, first):
-        key, when = (entry, "") if isinstance(entry, str) else (entry["key"], entry.get("when", ""))
-        needs, bars = _CONDITIONS[when]
-        uses.setdefault(key, []).append(Use(late, at, rank, how, needs, bars))
-
-
-def _compile_dimension(dimension: str, table: Mapping[str, Any], uses: dict[str, list[Use]], endings: dict[str, list[Use]]) -> None:
-    strong, weak = slots.slot(dimension, slots.STRONG), slots.slot(dimension, slots.WEAK)
-    _add(uses, table["strong"], strong)
-    _add(uses, table.get("tags", ()), strong, AS_TAGS, first=len(table["strong"]))
-    _add(uses, table["weak"], weak)
-    _add(endings, table.get("by_ending", ()), weak, first=len(table["weak"]))
-
-
-def _compile_agent(table: Mapping[str, Any], uses: dict[str, list[Use]], endings: dict[str, list[Use]]) -> None:
-    _add(uses, table["names"], slots.AGENT_NAME, AS_AGENT_NAME)
-    _add(uses, table["names_last"], slots.AGENT_NAME, AS_AGENT_NAME, late=True)
-    by_ending = [{"key": ending, "when": "not_tool"} for ending in table["names_by_ending"]]
-    _add(endings, by_ending, slots.AGENT_NAME, AS_AGENT_NAME, late=True, first=len(table["names_last"]))
-    _add(uses, table["last_resorts"], slots.AGENT_RESORT)
-    rank = 0
-    for how, names in (
-        (AS_GRAPH_NAME, table["graph_names"]),
-        (AS_GRAPH_PATH, table["graph_paths"]),
-        (AS_GRAPH_NODE, table["graph_nodes"]),
-    ):
-        for name in names:
-            keys = [prefix + name for prefix in table["graph_prefixes"]]
-            _add(uses, keys, slots.AGENT_GRAPH, how, first=rank)
-            rank += len(keys)
-
-
-def _kind_values(table: Mapping[str, Any]) -> dict[str, int]:
-    values: dict[str, int] = {}
-    for name, kind in KINDS.items():
-        for value in table[name]:
-            values[value] = values.get(value, 0) | kind
-    return values

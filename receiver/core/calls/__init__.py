@@ -249,8 +249,8 @@ class _Count:
         for candidate in candidates:
             outcome = charged.judge(candidate)
             fate |= dict.fromkeys(candidate.spans, outcome)
-            if outcome is Outcome.CHARGED:
-                new.append(candidate)
+            if outcome is Outcome.CHARGED and not (candidate.span in self.earlier and is_running_total(candidate.span)):
+                new.append(candidate)  # (a running total that was no call when it came had not risen; its last value has moved on)
         for trace in self.group.traces:
             if trace.generation:
                 for span in trace.spans:

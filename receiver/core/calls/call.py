@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Doubt(str, Enum):
-    """Reasons why a number may be wrong: a closed list (genai-attributes 8.13). A doubt never changes a number."""
+    """Reasons why a number may be wrong: a closed list. A doubt never changes a number."""
 
     CACHE_MODE_GUESS = "cache_mode_guess"
     SUSPECTED_DOUBLE = "suspected_double"
@@ -57,7 +57,7 @@ class Counted:
 
     calls: list[LLMCall]
     missing: list[Missing]
-    #: the counters of genai-attributes 8.12: (family name without prefix, label values in order) -> increment
+    #: what happened on the way, for the metrics: (family name without prefix, label values in order) -> increment
     counters: Counter[tuple[str, tuple[str, ...]]]
     #: new last values of cumulative sources (8.8), to be written in the close transaction
     cumulative: dict[tuple[str, ...], tuple[int, ...]]

@@ -38,9 +38,9 @@ def of_reading(reading: Reading) -> set[Doubt]:
     """The doubts that the call's own reading raises."""
     doubts: set[Doubt] = set()
     tokens = reading.tokens
-    if reading.cache_evidence == "E4" and tokens is not None and (tokens.cache_read > 0 or tokens.cache_write > 0):
-        doubts.add(Doubt.CACHE_MODE_GUESS)
-    elif not (reading.mode_in_table or reading.has_cache_keys) and reading.provider in CACHES_BY_DEFAULT and reading.family == "gen":
+    guessed = reading.cache_evidence == "E4" and tokens is not None and (tokens.cache_read > 0 or tokens.cache_write > 0)
+    hidden = not (reading.mode_in_table or reading.has_cache_keys) and reading.provider in CACHES_BY_DEFAULT and reading.family == "gen"
+    if guessed or hidden:
         doubts.add(Doubt.CACHE_MODE_GUESS)
     if not reading.known_emitter:
         doubts.add(Doubt.UNKNOWN_EMITTER)

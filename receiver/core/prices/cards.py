@@ -105,7 +105,7 @@ class Card:
     def rates(self, input_total: int) -> Rates:
         """The rates of a request with so many input tokens, cached ones included."""
         for above, rates in self.tiers:
-            if input_total >= above:
+            if input_total > above:
                 return rates
         return self.base
 

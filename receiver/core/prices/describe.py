@@ -9,7 +9,7 @@ from typing import Any, Final
 from receiver.core.prices.cards import EARLIEST, LATEST, REQUEST_RATES, Card, RawRates, segment_at
 from receiver.core.prices.catalogue import TIER_CONTEXT
 from receiver.core.prices.layers import Hit, Layers
-from receiver.core.prices.model_ids import MAX_NAME, registry_name, spellings
+from receiver.core.prices.model_ids import MAKERS, MAX_NAME, registry_name, spellings
 
 #: How many near names are offered for a model that is not listed.
 NEAR: Final = 8
@@ -82,9 +82,10 @@ def _near(layers: Layers, model: str, provider: str | None) -> list[str]:
     """Listed models with a similar name, as "provider/model", most similar first."""
     wanted = provider and layers.provider_of(provider)
     names: dict[str, str] = {}
-    for one in layers.lists:
-        for listed in one.models(wanted):
-            names.setdefault(listed.id.lower(), f"{registry_name(listed.provider)}/{listed.id}")
+    for seller in (wanted,) if wanted else (*MAKERS, None):  # who makes a model is named before who resells it
+        for one in layers.lists:
+            for listed in one.models(seller):
+                names.setdefault(listed.id.lower(), f"{registry_name(listed.provider)}/{listed.id}")
     if not names and wanted:
         return _near(layers, model, None)
     asked = [spelling.name for spelling in spellings(model[:MAX_NAME])] or [model[:MAX_NAME].lower()]

@@ -9,7 +9,7 @@ from receiver.core.calls.call import Doubt, LLMCall
 
 
 class Basis(str, Enum):
-    """How the figure came about; the label `basis` (cost-peers 4.5, the kinds that Spantoll uses)."""
+    """How the figure came about; the label `basis`."""
 
     LIST = "token_usage"  #: own price list x tokens
     PARTIAL = "token_partial"  #: own price list, but a rate was missing and a neighbour's was used
@@ -38,5 +38,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class PricedCall:
+    """A counted call with its price."""
+
     call: LLMCall
     quote: Quote

@@ -1,4 +1,4 @@
-"""What one span says of a model call: class, tokens, names, cost. The canonical record of genai-attributes section 2."""
+"""What one span says of a model call: class, tokens, names, cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Klass(Enum):
-    """What kind of span it is (genai-attributes 8.5). The value is the letter used there."""
+    """What kind of span it is. The value is a letter for tables: leaf, agent, tool, none, never (X)."""
 
     MODEL_CALL = "L"  #: one model call (leaf)
     AGENT = "A"  #: agent, chain, workflow, any other wrapper
@@ -92,7 +92,7 @@ class Reading:
 
     @property
     def is_carrier(self) -> bool:
-        """It holds usage > 0 or a cost (genai-attributes, section 8.6 step 2)."""
+        """It holds usage > 0 or a cost, so it may pay for a call."""
         if self.klass is Klass.NEVER:
             return False
         tokens = self.tokens

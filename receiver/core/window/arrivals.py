@@ -44,7 +44,9 @@ class Arrivals(Generic[M]):
         assert member.queued
         member.queued = False
         self._left += 1
-        if self._left > len(self) + _SLACK:
+        if self._queue[0] is member:
+            self.first()  # most leave in order, and then nothing is ever rebuilt
+        elif self._left > len(self) + _SLACK:
             self._queue = deque(one for one in self._queue if one.queued)
             self._left = 0
 

@@ -17,7 +17,7 @@ class TraceKey(NamedTuple):
 
 
 class Trigger(Enum):
-    """Why a trace was released (DESIGN section 8); the label `trigger` of `window_released_total`."""
+    """Why a trace was released; the label `trigger` of `window_released_total`."""
 
     ROOT = "root"  #: the root came, then quiet for `decision_wait_after_root_received`
     LONE_CALL = "lone_call"  #: one lone model call, `lone_call_wait` over

@@ -32,6 +32,7 @@ class OpenTrace:
     __slots__ = (
         "account",
         "carriers",
+        "filed",
         "first_held",
         "full_at",
         "last_held",
@@ -56,6 +57,7 @@ class OpenTrace:
         self.rooted = seen is not None and seen.rooted  #: a span without a parent came, or stood for one at an earlier release
         self.remote_parents: list[bytes] | None = None  #: parents in other processes that may yet come
         self.carriers: list[Span] | None = None  #: spans with usage or a cost
+        self.filed = 0  #: how many of these the pair index has filed
         self.queued = False  #: among the window's open traces
 
     @property

@@ -43,7 +43,7 @@ _CROWD: Final = 8
 _STEP_BITS: Final = 26
 #: ... and looked at this many steps (8.6 s) either way. Two tellers of one call start within milliseconds of each other.
 _STEPS: Final = 128
-#: Noted calls that are filed with each call that comes: more than one, so that it catches up before a lone one is due.
+#: Noted traces that are filed with each one that comes: more than one, so that it catches up before a lone one is due.
 _CATCH_UP: Final = 4
 
 _Crowd = dict[int, dict[str, dict[Span, None]]]  # step of its start -> scope -> calls, in order
@@ -55,9 +55,8 @@ _NO_CALLS: Final[dict[str, dict[Span, None]]] = {}
 class PairIndex:
     """The calls of one account's open traces, by what two tellers of one call have in common.
 
-    Calls that could be a lone trace's are filed under their keys at once. Most accounts have none, and then nobody asks for
-    the others: those are only noted, and filed while there is a lone one (a few with each call, the rest when a question needs
-    them all).
+    The call of a lone trace is filed under its keys at once. Most accounts have none, and then nobody asks for the others: those
+    traces are only noted, and filed while there is a lone one (a few with each that comes, the rest when a question needs all).
     """
 
     __slots__ = ("_filed", "_gateways", "_lone", "_noted", "_traces")
@@ -65,35 +64,38 @@ class PairIndex:
     def __init__(self, traces: Mapping[bytes, OpenTrace | SeenTrace], gateways: tuple[str, ...]) -> None:
         self._traces = traces  # the account's table, shared with the window
         self._gateways = gateways
-        self._noted: dict[Span, None] = {}  # not filed yet, in order
+        self._noted: dict[OpenTrace, None] = {}  # with calls that are not filed yet, in order
         self._filed: dict[str | int, _Calls] = {}
-        self._lone: dict[Span, None] = {}  # calls that were the first of their trace and could be a lone trace's
+        self._lone: dict[OpenTrace, None] = {}
 
-    def add(self, call: Span, *, first: bool) -> None:
-        """A call of an open trace; it has a reading. `first`: the first span with usage of its trace."""
-        if first and (not call.parent_span_id or call.source.scope.startswith(self._gateways)):
-            self._lone[call] = None
-            self._file(call)
+    def note(self, trace: OpenTrace) -> None:
+        """An open trace has new spans with usage."""
+        if trace.lone_call(self._gateways) is not None:
+            self._lone[trace] = None
+            self._file(trace)
         else:
-            self._noted[call] = None
+            self._noted[trace] = None
+            if self._lone:
+                self._lone.pop(trace, None)
         if self._lone and self._noted:
             self._file_noted(_CATCH_UP)
 
-    def remove(self, call: Span) -> None:
-        """Its trace is released."""
-        if self._lone:
-            self._lone.pop(call, None)
-        if self._noted and self._noted.pop(call, call) is None:
-            return
+    def remove(self, trace: OpenTrace) -> None:
+        """A trace that was noted is released."""
+        self._noted.pop(trace, None)
+        self._lone.pop(trace, None)
         calls = self._filed
-        for key in _keys(call):
-            there = calls[key]
-            if isinstance(there, list):
-                there.remove(call)
-            elif isinstance(there, dict):
-                _leave(there, call)
-            if there is call or not there:
-                del calls[key]
+        for call in (trace.carriers or ())[: trace.filed]:
+            if not tells_of_a_call(call):
+                continue
+            for key in _keys(call):
+                there = calls[key]
+                if isinstance(there, list):
+                    there.remove(call)
+                elif isinstance(there, dict):
+                    _leave(there, call)
+                if there is call or not there:
+                    del calls[key]
 
     def outers(self, lone: OpenTrace) -> list[Span]:
         """Calls in other open traces that may be the outer side of this lone trace's call, best first; none if it is not lone."""
@@ -158,27 +160,33 @@ class PairIndex:
         return list(found)
 
     def _file_noted(self, most: int) -> None:
-        """File what was only noted, newest first, no more than `most`."""
+        """File traces that were only noted, the last ones first, no more than `most`."""
         for _ in range(min(most, len(self._noted))):
             self._file(self._noted.popitem()[0])
 
-    def _file(self, call: Span) -> None:
+    def _file(self, trace: OpenTrace) -> None:
+        """File those of its calls that are not filed yet."""
+        carriers = trace.carriers or []
         calls = self._filed
-        for key in _keys(call):
-            there = calls.setdefault(key, call)
-            if there is call:
+        for call in carriers[trace.filed :]:
+            if not tells_of_a_call(call):
                 continue
-            if isinstance(there, Span):
-                calls[key] = [there, call]
-            elif isinstance(there, list):
-                there.append(call)
-                if len(there) > _CROWD:
-                    crowd: _Crowd = {}
-                    for one in there:
-                        _join(crowd, one)
-                    calls[key] = crowd
-            else:
-                _join(there, call)
+            for key in _keys(call):
+                there = calls.setdefault(key, call)
+                if there is call:
+                    continue
+                if isinstance(there, Span):
+                    calls[key] = [there, call]
+                elif isinstance(there, list):
+                    there.append(call)
+                    if len(there) > _CROWD:
+                        crowd: _Crowd = {}
+                        for one in there:
+                            _join(crowd, one)
+                        calls[key] = crowd
+                else:
+                    _join(there, call)
+        trace.filed = len(carriers)
 
     def _open(self, call: Span) -> OpenTrace:
         trace = self._traces[call.trace_id]

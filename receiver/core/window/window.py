@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from receiver.core.span import FLAG_HAS_IS_REMOTE, FLAG_IS_REMOTE
-from receiver.core.usage.reading import Klass
 from receiver.core.window.arrivals import Arrivals
 from receiver.core.window.deadlines import Deadlines
 from receiver.core.window.group import Group, ReleasedTrace, TraceKey, Trigger
 from receiver.core.window.limits import OPEN_SPAN_BYTES, OPEN_TRACE_BYTES, PAIR_CALL_BYTES
-from receiver.core.window.open import OpenTrace, tells_of_a_call
+from receiver.core.window.open import OpenTrace
 from receiver.core.window.pairs import PairIndex
 from receiver.core.window.released import Bond, SeenTrace, SeenTraces, unpack
 
@@ -129,12 +128,12 @@ class Window:
         trace_id = b""
         held: dict[bytes, Span] = _NOTHING
         seen: SeenTrace | None = None
-        size = count = 0  # of this run of spans of one trace
+        count = size = calls = 0  # of this run of spans of one trace
         for span in spans:
             if span.trace_id != trace_id:
                 if trace is not None:
-                    self._held(trace, count, size, now)
-                    size = count = 0
+                    self._held(book, trace, count, size, calls, now)
+                    count = size = calls = 0
                 trace_id = span.trace_id
                 found = book.traces.get(trace_id)
                 if isinstance(found, OpenTrace):
@@ -162,16 +161,13 @@ class Window:
                 trace.remote_parents.append(span.parent_span_id)
             reading = span.reading
             if reading is not None and (reading.tokens is not None or reading.emitted_cost_pusd) and reading.is_carrier:
-                first = trace.carriers is None
                 if trace.carriers is None:
                     trace.carriers = [span]
                 else:
                     trace.carriers.append(span)
-                if reading.klass is Klass.MODEL_CALL or reading.klass is Klass.NONE:  # `tells_of_a_call`, without the call
-                    book.pairs.add(span, first=first)
-                    size += PAIR_CALL_BYTES
+                calls += 1
         if trace is not None:
-            self._held(trace, count, size, now)
+            self._held(book, trace, count, size, calls, now)
         if self._relief_at is None and self._bound_passed() is not None:
             self._relief_at = now
         return late
@@ -227,6 +223,11 @@ class Window:
         if seen is not None:
             seen.closing = max(0, seen.closing - 1)
             self._seen.charge(seen, charged)
+        if isinstance(trace, OpenTrace) and not _closing(trace):
+            # It may have been passed over for this close; what is due by now is let go at the next call.
+            self._deadlines.set(trace, trace.due(self._limits)[0])
+            if self._relief_at is not None:
+                self._relief_at = min(self._relief_at, trace.last_held)
 
     def forget_due(self, *, now: float) -> list[TraceKey]:
         """Traces that left the horizon since the last call: their records in the journal are of no more use."""
@@ -314,11 +315,13 @@ class Window:
         self._open.join(trace)
         return trace
 
-    def _held(self, trace: OpenTrace, count: int, size: int, now: float) -> None:
+    def _held(self, book: _Account, trace: OpenTrace, count: int, size: int, calls: int, now: float) -> None:  # noqa: PLR0917 -- on the hot path
         """A run of spans of one trace was held: their bytes count, and its deadline may have come nearer."""
         if not count:
             return
-        size += count * OPEN_SPAN_BYTES
+        if calls:
+            book.pairs.note(trace)
+        size += count * OPEN_SPAN_BYTES + calls * PAIR_CALL_BYTES
         trace.size += size
         self._bytes += size
         self._spans += count
@@ -436,9 +439,8 @@ class Window:
         self._open.leave(trace)
         self._spans -= len(new)
         self._bytes -= trace.size
-        for carrier in trace.carriers or ():
-            if tells_of_a_call(carrier):
-                book.pairs.remove(carrier)
+        if trace.carriers is not None:
+            book.pairs.remove(trace)
         rooted = trace.rooted or trigger is Trigger.ROOT
         seen = SeenTrace(trace.account, trace.trace_id, now=now, ids=trace.spans, rooted=rooted, earlier=before)
         book.traces[trace.trace_id] = seen
