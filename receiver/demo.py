@@ -19,7 +19,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import IO, Any, Final
 
 import grpc
@@ -43,6 +43,8 @@ SETTINGS: Final = (
     "log.format=json",
     *(f"{listener}.endpoint=127.0.0.1:0" for listener in ("otlp.grpc", "otlp.http", "operator", "customer")),
 )
+#: In the truth: calls that the program made outside of any agent.
+OUTSIDE: Final = ""
 _EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
@@ -186,18 +188,27 @@ _SPOKEN: Final = {"grpc": "OTLP/gRPC", "http": "OTLP/HTTP protobuf", "json": "OT
 
 
 def differences(truth: dict[str, Row], shown: dict[str, Row]) -> list[str]:
-    """Where the scrape and the truth differ, a sentence each. Cost is exact to 1 pico-USD a call (the list's own rounding)."""
+    """Where the scrape and the truth differ, a sentence each: every agent, and the total.
+
+    Calls that were made outside of any agent (`OUTSIDE` in the truth) may go by any other name: the total holds them. Cost is
+    exact to 1 pico-USD a call, the rounding of the list that the truth was priced with.
+    """
+    named = [(f"agent {agent}", want, shown.get(agent, Row())) for agent, want in sorted(truth.items()) if agent != OUTSIDE]
     found: list[str] = []
-    for agent in sorted(truth.keys() | shown.keys()):
-        want, got = truth.get(agent, Row()), shown.get(agent, Row())
+    for who, want, got in (*named, ("all", total(truth), total(shown))):
         found += [
-            f"agent {agent}: {getattr(got, name):,} {name} instead of {getattr(want, name):,}"
+            f"{who}: {getattr(got, name):,} {name} instead of {getattr(want, name):,}"
             for name in ("calls", "input_tokens", "output_tokens")
             if getattr(want, name) != getattr(got, name)
         ]
         if abs(want.cost_pusd - got.cost_pusd) > want.calls:
-            found.append(f"agent {agent}: {got.cost_pusd:,} pico-USD instead of {want.cost_pusd:,}")
+            found.append(f"{who}: {got.cost_pusd:,} pico-USD instead of {want.cost_pusd:,}")
     return found
+
+
+def total(rows: dict[str, Row]) -> Row:
+    """The sum over all agents."""
+    return Row(*(sum(getattr(row, each.name) for row in rows.values()) for each in fields(Row)))
 
 
 @contextmanager

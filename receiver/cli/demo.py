@@ -35,7 +35,7 @@ def demo() -> None:
     """
     from rich.console import Console  # noqa: PLC0415 -- --help need not wait for it
 
-    from receiver.demo import Script, differences  # noqa: PLC0415 -- the same
+    from receiver.demo import Script, differences, total  # noqa: PLC0415 -- the same
 
     console = Console()
     script = Script.load()
@@ -50,10 +50,10 @@ def demo() -> None:
         console.print(f"[red]differs[/red]  {sentence}")
     if found:
         sys.exit(1)
-    calls = sum(row.calls for row in script.truth.values())
-    tokens = sum(row.input_tokens + row.output_tokens for row in script.truth.values())
+    truth = total(script.truth)
+    tokens = truth.input_tokens + truth.output_tokens
     console.print(
-        f"[green]All of it agrees with the truth[/green]: {calls} calls, {tokens:,} tokens, {_usd(_total(last).cost_pusd)} USD,"
+        f"[green]All of it agrees with the truth[/green]: {truth.calls} calls, {tokens:,} tokens, {_usd(truth.cost_pusd)} USD,"
         f" {last.duplicate_spans} resent spans counted once.\n"
         f"Adding up the tokens on the spans would have shown {script.plain_sum_tokens:,}"
         f" ({script.plain_sum_tokens / tokens:.2f} times as many).\n"
@@ -88,36 +88,25 @@ def _played(script: Script, console: Console) -> Scrape:
 def _table(scrape: Scrape, says: str) -> RenderableType:
     from rich.table import Table  # noqa: PLC0415 -- --help need not wait for it
 
+    from receiver.demo import total  # noqa: PLC0415 -- the same
+
     table = Table(
         title="what every agent's model calls cost",
         caption=f"{says}\n{scrape.open_traces} open traces, provisional {scrape.provisional_usd:.6f} USD",
-        min_width=86,
     )
     for name in ("agent", "model"):
-        table.add_column(name, overflow="fold")
-    for name in ("calls", "input tokens", "output tokens", "USD"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("calls", "tokens in", "tokens out", "USD"):
+        table.add_column(name, justify="right", no_wrap=True)
     for (agent, model), row in sorted(scrape.models.items()):
         table.add_row(agent, model, *_cells(row))
     table.add_section()
-    table.add_row("all", "", *_cells(_total(scrape)), style="bold")
+    table.add_row("all", "", *_cells(total(scrape.agents)), style="bold")
     return table
 
 
 def _cells(row: Row) -> list[str]:
     return [f"{row.calls:,}", f"{row.input_tokens:,}", f"{row.output_tokens:,}", _usd(row.cost_pusd)]
-
-
-def _total(scrape: Scrape) -> Row:
-    from receiver.demo import Row  # noqa: PLC0415 -- --help need not wait for it
-
-    rows = list(scrape.agents.values())
-    return Row(
-        sum(row.calls for row in rows),
-        sum(row.input_tokens for row in rows),
-        sum(row.output_tokens for row in rows),
-        sum(row.cost_pusd for row in rows),
-    )
 
 
 def _usd(pusd: int) -> str:

@@ -17,13 +17,16 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from receiver.core.span import Attributes, Source, Span, Value
+from receiver.core.span import Attributes, Source, Span
 from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp import wire_pb2 as wire
 from receiver.otlp.anyvalue import MAX_DEPTH, TEXT_BYTES, Lost, Pair, Text, parse
+from receiver.otlp.framing import MALFORMED, Run, cut_into_runs, skip, split, varint
 from receiver.otlp.intern import SHORT, Interned, Limits
 from receiver.otlp.json import Memo, Reader
 from receiver.otlp.record import (
+    MAX_SOURCE_BYTES,
+    MAX_SOURCES,
     NAME_BYTES,
     NO_SPAN,
     NO_TRACE,
@@ -45,12 +48,8 @@ SLICE_SPANS: Final = 2_048  #: spans between two yields: some 10 ms
 SLICE_BYTES: Final = 1 << 20  #: bytes between two yields, where the spans are long
 SLICE_FIELDS: Final = 4_096  #: fields between two yields, inside one long message
 
-#: A run of spans that is parsed at once. 64-128 lean spans were fastest: a longer run leaves the processor's cache. It also bounds
-#: what protobuf may make of tiny attributes: 16-48 bytes for one of two bytes.
-RUN_BYTES: Final = 65_536
 SMALL_BYTES: Final = 32_768  #: a ScopeSpans up to this size is one run: no need to look for its spans' boundaries first
-LONG_BYTES: Final = 16_384  #: a longer span, resource or scope is walked, attribute by attribute
-LONG_FIELDS: Final = 1 << 20  #: fields in one such message; half a microsecond each to step over, some for a key never met
+LONG_FIELDS: Final = 1 << 20  #: fields in one message that is walked; half a microsecond each to step over, some for a key never met
 KEPT_BYTES: Final = 65_536  #: of such a message, a field (not an attribute) that is longer is left out: a name that nobody can read
 RUN_COST: Final = 8  #: what a run costs beside its spans, in spans, for the slicing
 
@@ -58,23 +57,17 @@ RUN_COST: Final = 8  #: what a run costs beside its spans, in spans, for the sli
 TEXTUAL_BYTES: Final = 1_536
 
 MAX_NAMES: Final = 8_192  #: distinct span names under 256 B that are remembered
-MAX_SOURCES: Final = 1_024  #: distinct (resource, scope) that are remembered
-MAX_SOURCE_BYTES: Final = 8_192  #: serialized bytes up to which one is
 
 PROCESS_FIELDS: Final = {b"\x0a" + bytes((len(key),)) + key.encode(): key for key in PROCESS_KEYS}
 
 #: Serialized Status -> its code, where it has no message.
 STATUS_CODES: Final = {b"\x18\x01": 1, b"\x18\x02": 2}
 
-MALFORMED: Final = "the body is no ExportTraceServiceRequest in protobuf encoding: send OTLP, and name its encoding in Content-Type"
-
-# Tags (field number and wire type) of what is walked by hand, and the field numbers that are kept of a long message.
-SPAN_ATTRIBUTE: Final = 0x4A
-RESOURCE_ATTRIBUTE: Final = 0x0A
-SCOPE_ATTRIBUTE: Final = 0x1A
-SPAN_FIELDS: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 16))
-RESOURCE_FIELDS: Final = frozenset((2,))
-SCOPE_FIELDS: Final = frozenset((1, 2, 4))
+#: Of a message that is walked: the tag of its attributes (field number and wire type), and the numbers of the other fields it keeps.
+Shape = tuple[int, frozenset[int]]
+SPAN: Final[Shape] = (0x4A, frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 16)))
+RESOURCE: Final[Shape] = (0x0A, frozenset((2,)))
+SCOPE: Final[Shape] = (0x1A, frozenset((1, 2, 4)))
 
 _fields: Final = attrgetter(
     "trace_id",
@@ -122,7 +115,7 @@ class Decoder:
 
     def protobuf(self, body: bytes, *, received_unix_nano: int) -> Steps:
         """Decode a serialized ExportTraceServiceRequest in slices of work. Raises MalformedExport, ExportTooLarge."""
-        export = Export()
+        export = Export(received_unix_nano)
         spans = size = 0  # since the last yield
         try:
             for part in self._plan(body):
@@ -130,7 +123,7 @@ class Decoder:
                 for start, end, is_long in part.runs:
                     given: Given | None = None
                     if is_long:
-                        given = yield from self._walk(body, start, end, SPAN_ATTRIBUTE, SPAN_FIELDS, self._pairs.ask)
+                        given = yield from self._walk(body, start, end, SPAN, self._pairs.ask)
                         message = wire.ScopeSpans(spans=[wire.Span.FromString(given.rest)])
                     else:
                         message = wire.ScopeSpans.FromString(body[start:end])
@@ -143,8 +136,7 @@ class Decoder:
                     export.received += count
                     if export.received > self._max_spans:
                         raise ExportTooLarge(what="spans", found=export.received, limit=self._max_spans)
-                    is_textual = end - start > TEXTUAL_BYTES * count
-                    self._spans(message.spans, source, export, received_unix_nano, is_textual, given)
+                    self._spans(message.spans, source, export, end - start > TEXTUAL_BYTES * count, given)
                     spans += count + RUN_COST
                     size += end - start
                     if spans >= SLICE_SPANS or size >= SLICE_BYTES:
@@ -171,7 +163,6 @@ class Decoder:
         messages: Iterable[wire.Span],
         source: Source,
         export: Export,
-        received_unix_nano: int,
         is_textual: bool,
         given: Given | None,
     ) -> None:
@@ -180,6 +171,7 @@ class Decoder:
         find, parse_long = pairs.__getitem__, pairs.parse
         most = self._max_attributes
         append = export.spans.append
+        received_unix_nano = export.received_unix_nano
         attributes: Attributes
         last_trace: bytes | None = None
         pairs.fresh = pairs.lost = text.sanitized = 0
@@ -262,30 +254,28 @@ class Decoder:
         most = self._max_spans
         parts: list[Part] = []
         spans = 0
-        resource_spans, _ = split(body, 0, len(body), "resource_spans", 0, most)
-        for start, end in resource_spans:
-            resource, scope_spans = split(body, start, end, "scope_spans", len(parts), most)
+        resource_spans, _ = split(body, (0, len(body)), "resource_spans", 0, most)
+        for within in resource_spans:
+            resource, scope_spans = split(body, within, "scope_spans", len(parts), most)
             raw = b"".join([body[first:last] for first, last in resource])
             for first, last in scope_spans:
                 if last - first <= SMALL_BYTES:
                     parts.append(Part(raw, None, [(first, last, False)]))
                 else:
-                    scope, runs, spans = cut_into_runs(body, first, last, spans, most)
+                    scope, runs, spans = cut_into_runs(body, (first, last), spans, most)
                     parts.append(Part(raw, scope, runs))
             if not scope_spans:
-                parts.append(Part(raw, b"", [(end, end, False)]))  # still judged, though nobody needs it
+                parts.append(Part(raw, b"", [(0, 0, False)]))  # still judged, though nobody needs it
         return parts
 
-    def _walk(
-        self, data: bytes, start: int, end: int, tag: int, kept: frozenset[int], ask: Callable[[bytes], Pair | None]
-    ) -> Generator[None, None, Given]:
+    def _walk(self, data: bytes, at: int, end: int, shape: Shape, ask: Callable[[bytes], Pair | None]) -> Generator[None, None, Given]:
         """The wanted pairs of one long message, and its other fields that are `kept`. Yields: no counter survives that."""
         pairs, text = self._pairs, self._pairs.text
         pairs.fresh = pairs.lost = text.sanitized = 0
         found: list[Pair] = []
         rest = bytearray()
         fresh = lost = sanitized = fields = 0
-        at = start
+        tag, kept = shape
         while at < end:
             first = at
             found_tag, at = varint(data, at, 5)
@@ -293,6 +283,7 @@ class Decoder:
                 length, at = varint(data, at, 5)
                 if at + length > end:
                     raise MalformedExport(MALFORMED)
+                before = pairs.fresh
                 pair = ask(data[at : at + length])
                 at += length
                 if pair is not None:
@@ -300,6 +291,7 @@ class Decoder:
                         found.append(pair)
                     else:
                         lost += 1
+                        pairs.fresh = before
             else:
                 number, at = skip(data, first, end)
                 if number in kept and at - first <= KEPT_BYTES:
@@ -317,12 +309,12 @@ class Decoder:
 
     def _new_source(self, raw_resource: bytes, raw_scope: bytes, export: Export) -> Generator[None, None, Source]:
         """Parse a resource and a scope, and remember them unless they are long."""
-        walked = yield from self._walk(raw_resource, 0, len(raw_resource), RESOURCE_ATTRIBUTE, RESOURCE_FIELDS, self._ask_resource)
+        walked = yield from self._walk(raw_resource, 0, len(raw_resource), RESOURCE, self._ask_resource)
         resource = wire.Resource.FromString(walked.rest)
         export.sanitized += walked.sanitized
         dropped = walked.lost + resource.dropped_attributes_count
         attributes = first_of_each(walked.pairs)
-        walked = yield from self._walk(raw_scope, 0, len(raw_scope), SCOPE_ATTRIBUTE, SCOPE_FIELDS, self._pairs.ask)
+        walked = yield from self._walk(raw_scope, 0, len(raw_scope), SCOPE, self._pairs.ask)
         scope = wire.InstrumentationScope.FromString(walked.rest)
         text = Text()
         source = Source(
@@ -356,7 +348,7 @@ class Part(NamedTuple):
 
     resource: bytes  #: serialized Resource, b"" when there is none
     scope: bytes | None  #: serialized InstrumentationScope; None: stands in the one run, not looked for yet
-    runs: list[tuple[int, int, bool]]  #: start and end of some spans with their tags, or (True) of one long span without its tag
+    runs: list[Run]
 
 
 class Given(NamedTuple):
@@ -367,131 +359,3 @@ class Given(NamedTuple):
     fresh: int  #: bytes of memory that the pairs hold
     lost: int  #: wanted attributes that are not in `pairs`
     sanitized: int
-
-
-# ------------------------------------------------------------------------------------- protobuf's wire format, on offsets
-
-
-def varint(data: bytes, at: int, most: int) -> tuple[int, int]:
-    """The varint of at most `most` bytes at an offset, and where it ends. Raises MalformedExport."""
-    value = shift = 0
-    for byte in data[at : at + most]:
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise MalformedExport(MALFORMED)
-
-
-def skip(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number of the field at an offset, and where it ends. Raises MalformedExport."""
-    groups: list[int] = []  # numbers of the groups that are open: a form that proto3 no longer writes, and must still step over
-    while True:
-        tag, at = varint(data, at, 5)
-        number, wire_type = tag >> 3, tag & 7
-        if tag > 0xFFFFFFFF or (number == 0 and not groups):  # inside an unknown group protobuf does not look at numbers
-            raise MalformedExport(MALFORMED)
-        if wire_type == 0:
-            _, at = varint(data, at, 10)
-        elif wire_type == 1:
-            at += 8
-        elif wire_type == 2:
-            length, at = varint(data, at, 5)
-            at += length
-        elif wire_type == 3:
-            groups.append(number)
-        elif wire_type == 5:
-            at += 4
-        elif wire_type != 4 or not groups or groups.pop() != number:
-            raise MalformedExport(MALFORMED)
-        if at > end:
-            raise MalformedExport(MALFORMED)
-        if not groups:
-            return number, at
-
-
-Range = tuple[int, int]
-
-
-def split(data: bytes, start: int, end: int, what: str, before: int, most: int) -> tuple[list[Range], list[Range]]:
-    """Where the payloads of fields 1 and 2 lie in a message. Of each, with the `before` ones, at most `most`, else ExportTooLarge.
-
-    Raises MalformedExport.
-    """
-    ones: list[Range] = []
-    twos: list[Range] = []
-    others = 0
-    at = start
-    while at < end:
-        first = at
-        tag, at = varint(data, at, 5)
-        if tag in (0x0A, 0x12):
-            length, at = varint(data, at, 5)
-            if at + length > end:
-                raise MalformedExport(MALFORMED)
-            found = ones if tag == 0x0A else twos
-            found.append((at, at + length))
-            at += length
-            if before + len(found) > most:
-                raise ExportTooLarge(what=what, found=before + len(found), limit=most)
-        else:
-            _, at = skip(data, first, end)
-            others += 1
-            if others > most:
-                raise ExportTooLarge(what="unknown fields", found=others, limit=most)
-    return ones, twos
-
-
-def cut_into_runs(data: bytes, start: int, end: int, before: int, most: int) -> tuple[bytes, list[tuple[int, int, bool]], int]:
-    """The scope of a ScopeSpans, runs of its spans, and how many they are with the `before` ones: over `most` ExportTooLarge.
-
-    Raises MalformedExport.
-    """
-    scope: list[bytes] = []
-    runs: list[tuple[int, int, bool]] = []
-    count = before
-    others = 0  # fields that are no span
-    begin = at = start  # of the run, of the field
-    while at < end:
-        first = at
-        if data[at] == 0x12 and at + 2 < end:  # as every encoder writes a span; 0.1 us a span matter here
-            tag = 0x12
-            length = data[at + 1]
-            more = data[at + 2]
-            if length < 0x80:
-                at += 2
-            elif more < 0x80:
-                length = length & 0x7F | more << 7
-                at += 3
-            else:
-                length, at = varint(data, at + 1, 5)
-        else:
-            tag, at = varint(data, at, 5)
-            length, at = varint(data, at, 5) if tag in (0x0A, 0x12) else (0, skip(data, first, end)[1])
-        at += length
-        if at > end:
-            raise MalformedExport(MALFORMED)
-        if tag == 0x12:
-            count += 1
-            if count > most:
-                raise ExportTooLarge(what="spans", found=count, limit=most)
-            if length <= LONG_BYTES:
-                if at - begin >= RUN_BYTES:
-                    runs.append((begin, at, False))
-                    begin = at
-                continue
-        else:
-            others += 1
-            if others > most:
-                raise ExportTooLarge(what="fields of a scope_spans that are no spans", found=others, limit=most)
-            if tag == 0x0A:
-                scope.append(data[at - length : at])
-        if first > begin:
-            runs.append((begin, first, False))
-        if tag == 0x12:
-            runs.append((at - length, at, True))
-        begin = at
-    if end > begin or not runs:
-        runs.append((begin, end, False))
-    return b"".join(scope), runs, count

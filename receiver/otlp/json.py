@@ -23,6 +23,8 @@ from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp.anyvalue import PAIR_BYTES, TEXT_BYTES, Lost, Nested, Pair, Text, footprint
 from receiver.otlp.intern import SHORT, Limits
 from receiver.otlp.record import (
+    MAX_SOURCE_BYTES,
+    MAX_SOURCES,
     NAME_BYTES,
     NO_SPAN,
     PROCESS_BYTES,
@@ -37,7 +39,9 @@ from receiver.otlp.record import (
 )
 
 WINDOW: Final = 1 << 20  #: characters that may become Python objects at once
-MAX_TOKENS: Final = 1 << 20  #: brackets and strings in one value that is stepped over
+MAX_TOKENS: Final = 1 << 22  #: brackets and strings in one value that is stepped over
+SLICE_TOKENS: Final = 1 << 15  #: of them between two yields
+MAX_ATTRIBUTES: Final = 1 << 20  #: attributes that are walked in one span, resource or scope
 SLICE_SPANS: Final = 512  #: spans between two yields: some 10 ms
 SLICE_CHARACTERS: Final = 1 << 19  #: characters between two yields, where the spans are long
 SLICE_ATTRIBUTES: Final = 2_048  #: attributes between two yields, inside one long span
@@ -63,21 +67,21 @@ Object = dict[str, Any]
 class Memo:
     """What JSON requests share with those before them: like `Interned`, for values that are parsed already. Bounded."""
 
-    __slots__ = ("_room", "names", "pairs", "sources")
+    __slots__ = ("names", "pairs", "room", "sources")
 
     def __init__(self, entries: int) -> None:
-        self._room = max(1, entries // 2)
+        self.room = max(1, entries // 2)
         self.pairs: dict[tuple[str, str], Pair] = {}
         self.names: dict[str, str] = {}
         self.sources: dict[tuple[str, str], Source] = {}
 
     def age(self) -> None:
         """Forget what is full: what is still in use comes again at once."""
-        if len(self.pairs) >= self._room:
+        if len(self.pairs) >= self.room:
             self.pairs.clear()
-        if len(self.names) >= 8_192:
+        if len(self.names) >= self.room:
             self.names.clear()
-        if len(self.sources) >= 1_024:
+        if len(self.sources) >= MAX_SOURCES:
             self.sources.clear()
 
 
@@ -104,15 +108,17 @@ class Reader:
         except UnicodeDecodeError:
             text = body.decode("utf-8-sig", "replace")  # RFC 8259 asks for UTF-8; one bad string must not sink the request
             self._text.sanitized += 1
-        cursor = Cursor(text)
+        cursor = Cursor(text, self._max_spans)
         if cursor.peek() != "{":
             raise MalformedExport("the body is no JSON object: an OTLP/JSON export request is an object with the member resourceSpans")
         for key in cursor.members():
             if key in ("resourceSpans", "resource_spans"):
-                for _ in cursor.elements():
+                for number, _ in enumerate(cursor.elements(), 1):
+                    if number > self._max_spans:
+                        raise ExportTooLarge(what="resourceSpans", found=number, limit=self._max_spans)
                     yield from self._resource_spans(cursor)
             else:
-                cursor.skip()
+                yield from cursor.skip()
         cursor.finish()
         self._memo.age()
         self._export.sanitized = self._text.sanitized
@@ -139,12 +145,12 @@ class Reader:
                             for _ in cursor.elements():
                                 yield from self._span(cursor)
                         else:
-                            cursor.skip()
+                            yield from cursor.skip()
                     scopes.append((scope, raw_scope, first, len(spans)))
                     if len(scopes) > self._max_spans:
                         raise ExportTooLarge(what="scopeSpans", found=len(scopes), limit=self._max_spans)
             else:
-                cursor.skip()
+                yield from cursor.skip()
         for scope, raw_scope, first, last in scopes:  # the resource may stand behind its spans, the scope too
             if first < last:
                 source = self._source(resource, raw_resource, scope, raw_scope)
@@ -162,7 +168,7 @@ class Reader:
                 attributes=first_of_each(scope.pairs),
                 dropped_attributes=resource.dropped + scope.dropped,
             )
-            if len(raw_resource) + len(raw_scope) <= 8_192:
+            if len(raw_resource) + len(raw_scope) <= MAX_SOURCE_BYTES and len(sources) < MAX_SOURCES:
                 sources[raw_resource, raw_scope] = source
         return source
 
@@ -190,7 +196,7 @@ class Reader:
             if shared is None:
                 shared = self._text.mend(name, NAME_BYTES)
                 found.fresh += TEXT_BYTES + len(shared)
-                if len(name) < SHORT:
+                if len(name) < SHORT and len(self._memo.names) < self._memo.room:
                     self._memo.names[name] = shared
             export.spans.append(
                 Span(
@@ -240,7 +246,7 @@ class Reader:
                     try:
                         found.fields[key] = cursor.value()
                     except TooLong:  # events, links: nobody reads them
-                        cursor.skip()
+                        yield from cursor.skip()
             found.fields = camel(found.fields)
             found.pairs = tuple(pairs)
         found.dropped = integer(found.fields, "droppedAttributesCount", UINT32) + self._lost
@@ -257,16 +263,20 @@ class Reader:
             try:
                 attribute = cursor.value()
             except TooLong:
-                attribute = self._long_attribute(cursor, always)
+                attribute = yield from self._long_attribute(cursor, always)
+            before = self._fresh
             for pair in self._wanted((attribute,), always):
                 if len(pairs) < self._max_attributes:
                     pairs.append(pair)
                 else:
                     self._lost += 1
+                    self._fresh = before
             if not number % SLICE_ATTRIBUTES:
+                if number >= MAX_ATTRIBUTES:
+                    raise ExportTooLarge(what="attributes of one span, resource or scope", found=number, limit=MAX_ATTRIBUTES)
                 yield
 
-    def _long_attribute(self, cursor: Cursor, always: tuple[str, ...]) -> Object | None:
+    def _long_attribute(self, cursor: Cursor, always: tuple[str, ...]) -> Generator[None, None, Object | None]:
         """A KeyValue of which only a string value is kept: a list or map of that size is over every limit."""
         found: Object = {}
         was_skipped = False
@@ -276,11 +286,11 @@ class Reader:
                     if kind in ("stringValue", "string_value"):
                         found["value"] = {"stringValue": cursor.value()}
                     else:
-                        was_skipped = not cursor.skip() or was_skipped
+                        was_skipped = not (yield from cursor.skip()) or was_skipped
             elif key == "key":
                 found["key"] = cursor.value()
             else:
-                cursor.skip()
+                yield from cursor.skip()
         if was_skipped and "value" not in found:
             key = string(found, "key")
             self._lost += bool(self._limits.of(key) or key in always)
@@ -289,7 +299,7 @@ class Reader:
 
     def _wanted(self, attributes: list[Any] | tuple[Any, ...], always: tuple[str, ...]) -> Iterator[Pair]:
         """The pairs that are worth keeping, in order."""
-        pairs, of = self._memo.pairs, self._limits.of
+        pairs, room, of = self._memo.pairs, self._memo.room, self._limits.of
         for attribute in attributes:
             if attribute is None:
                 continue
@@ -311,7 +321,9 @@ class Reader:
             if type(value) is str and len(value) < SHORT:
                 pair = pairs.get((key, value))
                 if pair is None:
-                    pair = pairs[key, value] = (key, value)
+                    pair = (key, value)
+                    if len(pairs) < room:
+                        pairs[pair] = pair
                     self._fresh += PAIR_BYTES + TEXT_BYTES + len(value)
             else:
                 pair = (key, value)
@@ -489,10 +501,11 @@ class TooLong(Exception):  # noqa: N818 -- no error: the value is walked instead
 class Cursor:
     """A place in a JSON text, from which one value after the other is taken. Raises MalformedExport."""
 
-    __slots__ = ("_base", "_window", "at", "text")
+    __slots__ = ("_base", "_most", "_window", "at", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, most: int) -> None:
         self.text = text
+        self._most = most  # members of one object that are walked
         self.at = 0  #: next character
         self._base = 0  # where the window starts
         self._window = text if len(text) <= WINDOW else text[:WINDOW]
@@ -517,7 +530,7 @@ class Cursor:
         if self.peek() == "}":
             self.at += 1
             return
-        while True:
+        for _ in range(self._most):
             name = self.value() if self.peek() == '"' else None
             if not isinstance(name, str) or self.peek() != ":":
                 raise self.fail()
@@ -527,6 +540,7 @@ class Cursor:
             if self._ends("}"):
                 return
             self.peek()
+        raise ExportTooLarge(what="members of one JSON object", found=self._most + 1, limit=self._most)
 
     def elements(self) -> Iterator[None]:
         """Once for each element of an array, never for null; whoever asks takes or skips it before the next."""
@@ -596,7 +610,7 @@ class Cursor:
             raise MalformedExport(f"the body is no JSON: {str(broken)[:200]}") from None
         return value  # type: ignore[no-any-return]  # what starts with a quote is a string
 
-    def skip(self) -> bool:
+    def skip(self) -> Generator[None, None, bool]:
         """Step over the value at the cursor; False when it was too long to be read, so that only its brackets were."""
         try:
             self.value()
@@ -614,6 +628,8 @@ class Cursor:
             if depth <= 0:
                 self.at = match.end()
                 return False
-            if count > MAX_TOKENS:
-                raise ExportTooLarge(what="brackets and strings in one JSON value", found=count, limit=MAX_TOKENS)
+            if not count % SLICE_TOKENS:
+                if count >= MAX_TOKENS:
+                    raise ExportTooLarge(what="brackets and strings in one JSON value", found=count, limit=MAX_TOKENS)
+                yield
         raise self.fail()

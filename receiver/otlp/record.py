@@ -16,6 +16,9 @@ NAME_BYTES: Final = 1_024  #: of a span's, scope's or scope version's name; a na
 SPAN_BYTES: Final = 464
 SLOT_BYTES: Final = 8  #: an attribute's place in that tuple
 
+MAX_SOURCES: Final = 1_024  #: distinct (resource, scope) that are remembered
+MAX_SOURCE_BYTES: Final = 8_192  #: size on the wire up to which one is
+
 #: Resource attributes that tell which process it is: kept whatever `limit_of` says of them.
 PROCESS_KEYS: Final = ("service.name", "service.namespace", "service.instance.id")
 PROCESS_BYTES: Final = 1_024  #: of each of them, where `limit_of` names no limit
@@ -34,9 +37,10 @@ NO_SPAN: Final = bytes(8)
 class Export:
     """What one request holds."""
 
-    __slots__ = ("received", "rejected", "sanitized", "spans")
+    __slots__ = ("received", "received_unix_nano", "rejected", "sanitized", "spans")
 
-    def __init__(self) -> None:
+    def __init__(self, received_unix_nano: int = 0) -> None:
+        self.received_unix_nano = received_unix_nano
         self.spans: list[Span] = []
         self.rejected: Counter[str] = Counter()  #: a key of REASONS -> spans that were dropped alone
         self.received = 0  #: all spans in the request, rejected ones included

@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from receiver.demo import OUTSIDE
 from tests.captures import CAPTURES, Visible, exports, truth_of
 
 OUT = Path(__file__).parents[2] / "receiver" / "data" / "demo.json.gz"
@@ -54,7 +55,7 @@ def compile_demo() -> bytes:
             visible = Visible.of(call)
             cost = visible.list_price_pusd(call)
             assert cost is not None, f"{name}: {call['response_model']} is not judged by the price referee"
-            row = agents[call["agent"] or "unknown"]
+            row = agents[call["agent"] or OUTSIDE]
             row["calls"] += 1
             row["input_tokens"] += visible.numbers["input_tokens"]
             row["output_tokens"] += visible.numbers["output_tokens"]

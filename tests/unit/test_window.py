@@ -210,12 +210,12 @@ def test_a_slice_stops_when_it_has_its_spans_and_the_rest_stays_due() -> None:
 
 def test_over_its_bytes_the_window_releases_the_oldest_and_loses_nothing() -> None:
     """A bound releases early, it never drops; the youngest stay."""
-    house = House(max_bytes=20_000)
+    house = House(max_bytes=17_000)
     for trace in range(1, 21):
         house.export(span(trace, 2, 1, size=1_000), now=float(trace))
     assert house.window.next_deadline() == pytest.approx(11.0)
     out = told(house.due(20.0))
-    assert house.window.bytes <= 20_000
+    assert house.window.bytes <= 17_000
     assert out == [[(trace, "bytes", 1)] for trace in range(1, len(out) + 1)]
     assert len(out) + house.window.traces == 20
 
@@ -400,13 +400,13 @@ def test_a_trace_is_forgotten_after_the_horizon_and_then_counts_as_new() -> None
 
 def test_over_their_bytes_the_oldest_released_traces_are_forgotten_and_the_horizon_says_so() -> None:
     """A shorter horizon is shown, not hidden."""
-    house = House(seen_max_bytes=1_000)
+    house = House(seen_max_bytes=700)
     for trace in range(1, 6):
         house.export(span(trace, 1), now=float(trace))
     house.due(12.0)
     house.window.release_due(now=13.0)
     assert house.window.forget_due(now=13.0) == [key(1), key(2), key(3)]
-    assert house.window.seen_bytes <= 1_000
+    assert house.window.seen_bytes <= 700
     assert house.window.seen_horizon_seconds(now=13.0) == 1.0
     assert house.window.seen_horizon_seconds(now=13.0 + 3_600.0) == 3_600.0
 
@@ -635,7 +635,7 @@ def test_the_window_shows_its_state() -> None:
     assert repr(house.window) == f"Window(open: 1 traces, 1 spans, {house.window.bytes} B | released: 0 traces, 0 B | next: 6.0)"
     house.due(6.0)
     assert (house.window.spans, house.window.bytes, house.window.traces) == (0, 0, 0)
-    assert repr(house.window).endswith("| released: 1 traces, 358 B | next: 3606.0)")
+    assert repr(house.window).endswith("| released: 1 traces, 318 B | next: 3606.0)")
 
 
 def test_the_same_calls_give_the_same_groups() -> None:
