@@ -135,7 +135,8 @@ class Closing:
         for trace in group.traces:
             self._window.closed(trace.key, charged.get(trace.key.trace_id, ()))
             self._provisional.drop(trace.key)
-            self._metrics.released(trace.trigger.value, 1)
+            if trace.spans:  # a mate that only came back with its re-opened group was released before
+                self._metrics.released(trace.trigger.value, 1)
         self._metrics.observe(charges, now_unix_nano=self._clock.unix_nano())
         self._metrics.counted(outcome.counted.counters)
         if outcome.counted.missing:

@@ -1,6 +1,6 @@
 """What is written for people stays true: config.toml, the help texts, and the README's tables.
 
-`python -m tests.test_docs` prints the two tables as the README holds them.
+`python -m tests.test_docs` writes config.toml and the README's two tables anew.
 """
 
 from __future__ import annotations
@@ -125,6 +125,20 @@ def _holds(wanted: list[str], of_the_kind: str) -> None:
     assert not [*lacking, *stale], "write the table anew (python -m tests.test_docs):\n" + "\n".join([*lacking, "stale:", *stale])
 
 
+def write() -> None:
+    """Write config.toml and the README's tables anew from what the code says."""
+    (ROOT / "config.toml").write_text(commented())
+    text = README.read_text()
+    for name, head, rows in (
+        ("config-table", "| key | default | what it is |", config_rows()),
+        ("metric-table", "| metric | type | labels | what it is |", metric_rows()),
+    ):
+        line = "|" + " --- |" * (head.count("|") - 1)
+        table = "\n".join([head, line, *rows])
+        text, found = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}", text, flags=re.DOTALL)
+        assert found == 1, name
+    README.write_text(text)
+
+
 if __name__ == "__main__":
-    print("\n".join(["| key | default | what it is |", "| --- | --- | --- |", *config_rows(), ""]))
-    print("\n".join(["| metric | type | labels | what it is |", "| --- | --- | --- | --- |", *metric_rows()]))
+    write()

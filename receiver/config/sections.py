@@ -70,7 +70,7 @@ class Window:
         most="30d",
     )
     seen_max_bytes: int = size(
-        "64MiB",
+        "256MiB",
         "Memory of those span ids (8 bytes each, and 350 a trace); above it the horizon shrinks, which a metric shows.",
         least="1MiB",
         most="1024GiB",

@@ -41,7 +41,7 @@ LIST_BYTES: Final = 64  #: an empty list; 8 for each item
 DICT_BYTES: Final = 64  #: an empty dict; about 100 for each item, while it is small
 
 
-class Lost(Exception):  # noqa: N818 -- not an error: it never leaves this package
+class Lost(Exception):
     """The value is nested too deeply or weighs more than its limit, so its attribute is dropped alone, and counted."""
 
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from receiver.core.span import Attributes, Source, Span
+from receiver.core.span import Attributes, Source, Span, Value
 from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp import wire_pb2 as wire
 from receiver.otlp.anyvalue import MAX_DEPTH, TEXT_BYTES, Lost, Pair, Text, parse
@@ -116,6 +116,7 @@ class Decoder:
     def protobuf(self, body: bytes, *, received_unix_nano: int) -> Steps:
         """Decode a serialized ExportTraceServiceRequest in slices of work. Raises MalformedExport, ExportTooLarge."""
         export = Export(received_unix_nano)
+        resource: Resource | None = None
         spans = size = 0  # since the last yield
         try:
             for part in self._plan(body):
@@ -131,7 +132,9 @@ class Decoder:
                         scope = b"".join(message.scope) if part.scope is None else part.scope
                         source = self._sources.get((part.resource, scope))
                         if source is None:
-                            source = yield from self._new_source(part.resource, scope, export)
+                            if resource is None or resource.raw is not part.resource:
+                                resource = yield from self._resource(part.resource, export)
+                            source = yield from self._new_source(resource, scope, export)
                     count = len(message.spans)
                     export.received += count
                     if export.received > self._max_spans:
@@ -307,29 +310,31 @@ class Decoder:
                 pairs.fresh = pairs.lost = text.sanitized = 0
         return Given(tuple(found), bytes(rest), fresh, lost, sanitized)
 
-    def _new_source(self, raw_resource: bytes, raw_scope: bytes, export: Export) -> Generator[None, None, Source]:
-        """Parse a resource and a scope, and remember them unless they are long."""
-        walked = yield from self._walk(raw_resource, 0, len(raw_resource), RESOURCE, self._ask_resource)
-        resource = wire.Resource.FromString(walked.rest)
-        export.sanitized += walked.sanitized
-        dropped = walked.lost + resource.dropped_attributes_count
-        attributes = first_of_each(walked.pairs)
+    def _new_source(self, resource: Resource, raw_scope: bytes, export: Export) -> Generator[None, None, Source]:
+        """Parse a scope; remember it with its resource, unless they are long, or were mended, which is counted each time."""
         walked = yield from self._walk(raw_scope, 0, len(raw_scope), SCOPE, self._pairs.ask)
         scope = wire.InstrumentationScope.FromString(walked.rest)
         text = Text()
         source = Source(
-            resource=attributes,
+            resource=resource.attributes,
             scope=text.decode(scope.name, NAME_BYTES),
             scope_version=text.decode(scope.version, NAME_BYTES),
             attributes=first_of_each(walked.pairs),
-            dropped_attributes=dropped + walked.lost + scope.dropped_attributes_count,
+            dropped_attributes=resource.dropped + walked.lost + scope.dropped_attributes_count,
         )
-        export.sanitized += walked.sanitized + text.sanitized
-        if len(raw_resource) + len(raw_scope) <= MAX_SOURCE_BYTES:
+        mended = walked.sanitized + text.sanitized
+        export.sanitized += mended
+        if len(resource.raw) + len(raw_scope) <= MAX_SOURCE_BYTES and not mended and not resource.mended:
             if len(self._sources) >= MAX_SOURCES:
                 self._sources.clear()
-            self._sources[raw_resource, raw_scope] = source
+            self._sources[resource.raw, raw_scope] = source
         return source
+
+    def _resource(self, raw: bytes, export: Export) -> Generator[None, None, Resource]:
+        walked = yield from self._walk(raw, 0, len(raw), RESOURCE, self._ask_resource)
+        export.sanitized += walked.sanitized
+        dropped = walked.lost + wire.Resource.FromString(walked.rest).dropped_attributes_count
+        return Resource(raw, first_of_each(walked.pairs), dropped, walked.sanitized)
 
     def _ask_resource(self, raw: bytes) -> Pair | None:
         """A resource attribute: those that name the process are kept in any case."""
@@ -349,6 +354,15 @@ class Part(NamedTuple):
     resource: bytes  #: serialized Resource, b"" when there is none
     scope: bytes | None  #: serialized InstrumentationScope; None: stands in the one run, not looked for yet
     runs: list[Run]
+
+
+class Resource(NamedTuple):
+    """A parsed resource, for the next scope of it: a long one must not be parsed for each."""
+
+    raw: bytes
+    attributes: dict[str, Value]
+    dropped: int
+    mended: int
 
 
 class Given(NamedTuple):

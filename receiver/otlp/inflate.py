@@ -27,6 +27,9 @@ PIECE: Final = 1 << 20
 FOOD: Final = 1 << 16  #: input given at once, since what is left of it is copied
 MAX_MEMBERS: Final = 1_024  #: gzip members in a body; some compressors write one for each mebibyte, an empty one takes 20 bytes
 
+#: What either engine raises on damaged input.
+ERRORS: Final[Any] = (zlib.error, fast_zlib.error)  # untyped: isal's stub says its exception class were an instance
+
 WHAT: Final = "bytes after inflation"
 
 Engine = Any  # zlib and isal_zlib have the same interface and no common type
@@ -43,7 +46,7 @@ def inflate(data: bytes | Iterable[bytes], *, limit: int) -> bytes:
     body = data if isinstance(data, bytes) else b"".join(data)
     try:
         return _inflate(body, limit, fast_zlib)
-    except (zlib.error, fast_zlib.error) as broken:
+    except ERRORS as broken:
         raise MalformedExport(
             f"the body is neither gzip nor deflate, or damaged, though its Content-Encoding says so: {broken}"
         ) from broken

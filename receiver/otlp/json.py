@@ -5,16 +5,12 @@ snake_case too); unknown names are ignored. An id that is not hex fails the whol
 writes base64 does so in every span, and must learn it from its first answer. A hex id of the wrong length fails its span alone,
 like the same bytes in protobuf.
 
-A JSON text takes up to thirty times its size as Python objects. So the outer levels are walked one value at a time, a span is
-made and let go before the next is looked at, and what does not fit into a window of a mebibyte is walked further inward.
+A JSON text takes up to thirty times its size as Python objects. So the outer levels are walked value by value, one span is objects
+at a time, and a span that does not fit into a window (`json_text.WINDOW`) is walked further inward.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
 from collections.abc import Generator, Iterator
 from typing import Any, Final
 
@@ -22,6 +18,22 @@ from receiver.core.span import Attributes, Source, Span, Value
 from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp.anyvalue import PAIR_BYTES, TEXT_BYTES, Lost, Nested, Pair, Text, footprint
 from receiver.otlp.intern import SHORT, Limits
+from receiver.otlp.json_text import Cursor, TooLong
+from receiver.otlp.json_values import (
+    KINDS,
+    STATUS_CODES,
+    UINT32,
+    UINT64,
+    Object,
+    any_value,
+    camel,
+    enum,
+    hex_id,
+    integer,
+    scalar,
+    string,
+    unbase64,
+)
 from receiver.otlp.record import (
     MAX_SOURCE_BYTES,
     MAX_SOURCES,
@@ -38,30 +50,10 @@ from receiver.otlp.record import (
     thresholded,
 )
 
-WINDOW: Final = 1 << 20  #: characters that may become Python objects at once
-MAX_TOKENS: Final = 1 << 22  #: brackets and strings in one value that is stepped over
-SLICE_TOKENS: Final = 1 << 15  #: of them between two yields
 MAX_ATTRIBUTES: Final = 1 << 20  #: attributes that are walked in one span, resource or scope
 SLICE_SPANS: Final = 512  #: spans between two yields: some 10 ms
 SLICE_CHARACTERS: Final = 1 << 19  #: characters between two yields, where the spans are long
 SLICE_ATTRIBUTES: Final = 2_048  #: attributes between two yields, inside one long span
-
-UINT32: Final = (0, 2**32 - 1)
-UINT64: Final = (0, 2**64 - 1)
-INT32: Final = (-(2**31), 2**31 - 1)
-INT64: Final = (-(2**63), 2**63 - 1)
-
-#: Names that the specification forbids and some senders write, in the order of their numbers.
-KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-STATUS_CODES: Final = ("UNSET", "OK", "ERROR")
-
-NOT_HEX: Final = "{field} {found!r} is not hex: OTLP/JSON writes traceId and spanId as hex digits, not as base64 (JSON Protobuf Encoding, OTLP specification)"
-
-_blank: Final = re.compile(r"[ \t\n\r]*").match
-_token: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
-_decode: Final = json.JSONDecoder().raw_decode
-
-Object = dict[str, Any]
 
 
 class Memo:
@@ -94,8 +86,7 @@ class Reader:
         self._max_spans = max_spans
         self._max_attributes = max_attributes
         self._max_depth = max_depth
-        self._received_unix_nano = received_unix_nano
-        self._export = Export()
+        self._export = Export(received_unix_nano)
         self._text = Text()
         self._fresh = 0  # bytes of memory that the pairs and name of the span at hand hold
         self._lost = 0  # its wanted attributes that were dropped
@@ -214,7 +205,7 @@ class Reader:
                     found.dropped,
                     bool(state) and thresholded(state),
                     SPAN_BYTES + SLOT_BYTES * len(found.pairs) + found.fresh,
-                    self._received_unix_nano,
+                    export.received_unix_nano,
                 )
             )
         if not export.received % SLICE_SPANS or cursor.at - self._yielded_at >= SLICE_CHARACTERS:
@@ -389,247 +380,3 @@ class Found:
 
 
 NO_SOURCE: Final = Source(resource={}, scope="", scope_version="")  # stands in until the resource was read
-
-
-# --------------------------------------------------------------------------------------------------------- single values
-
-
-def camel(fields: Object) -> Object:
-    """The same members under lowerCamelCase names."""
-    if not any("_" in name for name in fields):
-        return fields
-    return {re.sub("_([a-z])", lambda match: match[1].upper(), name): value for name, value in fields.items()}
-
-
-def string(fields: Object, name: str) -> str:
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise MalformedExport(f"{name} is not a string")
-    return value
-
-
-def number(value: Any, name: str, bounds: tuple[int, int]) -> int:
-    """A protobuf integer: a JSON number or, as 64-bit ones should be, a decimal string."""
-    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.removeprefix("-").isdigit():
-        value = int(value)
-    elif isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not bounds[0] <= value <= bounds[1]:
-        raise MalformedExport(f"{name} {str(value)[:40]!r} is no integer between {bounds[0]} and {bounds[1]}")
-    return value
-
-
-def integer(fields: Object, name: str, bounds: tuple[int, int]) -> int:
-    value = fields.get(name)
-    return 0 if value is None else number(value, name, bounds)
-
-
-def enum(fields: Object, name: str, prefix: str, names: tuple[str, ...]) -> int:
-    """An enum's number; unknown ones are kept, as protobuf does."""
-    value = fields.get(name)
-    if isinstance(value, str) and value.removeprefix(prefix) in names:
-        return names.index(value.removeprefix(prefix))
-    return 0 if value is None else number(value, name, INT32)
-
-
-def hex_id(fields: Object, name: str) -> bytes:
-    """The bytes of an id; b"" when it is absent. Of any length: `record.fault` judges that."""
-    value = string(fields, name)
-    try:
-        return binascii.unhexlify(value)
-    except ValueError:
-        raise MalformedExport(NOT_HEX.format(field=name, found=value[:48])) from None
-
-
-def unbase64(value: str) -> bytes:
-    """Base64, standard or URL-safe, padded or not, as protobuf's JSON mapping reads bytes."""
-    try:
-        raw = value.translate(str.maketrans("-_", "+/")).rstrip("=")
-        return base64.b64decode(raw + "=" * (-len(raw) % 4), validate=True)
-    except ValueError:
-        raise MalformedExport("bytesValue is not base64") from None
-
-
-TYPES: Final[dict[str, type | tuple[type, ...]]] = {
-    "stringValue": str,
-    "boolValue": bool,
-    "intValue": (int, str, float),
-    "doubleValue": (int, float, str),
-    "arrayValue": dict,
-    "kvlistValue": dict,
-    "bytesValue": str,
-}
-
-
-def any_value(value: Any) -> tuple[str, Any]:
-    """Which kind an AnyValue is and what it holds; ("", None) when it is empty: null, {}, or kinds that nobody knows."""
-    if value is None:
-        return "", None
-    if not isinstance(value, dict):
-        raise MalformedExport(f'an AnyValue is an object such as {{"stringValue": ...}}, not {str(value)[:40]!r}')
-    for name, item in value.items():
-        kind = name if name in TYPES else re.sub("_([a-z])", lambda match: match[1].upper(), name)
-        if kind in TYPES and item is not None:
-            if not isinstance(item, TYPES[kind]):
-                raise MalformedExport(f"{kind} is not of its type: {str(item)[:40]!r}")
-            return kind, item
-    return "", None
-
-
-def scalar(kind: str, item: Any) -> Value:
-    if kind == "intValue":
-        return number(item, kind, INT64)
-    if kind == "doubleValue":
-        try:
-            if isinstance(item, bool):
-                raise ValueError
-            return float(item)  # also "NaN", "Infinity", "-Infinity"
-        except (ValueError, OverflowError):
-            raise MalformedExport(f"doubleValue {str(item)[:40]!r} is no double") from None
-    return item if kind == "boolValue" else None
-
-
-# ----------------------------------------------------------------------------------------------------------- the JSON text
-
-
-class TooLong(Exception):  # noqa: N818 -- no error: the value is walked instead
-    """The value at the cursor does not fit into a window; the cursor stands before it."""
-
-
-class Cursor:
-    """A place in a JSON text, from which one value after the other is taken. Raises MalformedExport."""
-
-    __slots__ = ("_base", "_most", "_window", "at", "text")
-
-    def __init__(self, text: str, most: int) -> None:
-        self.text = text
-        self._most = most  # members of one object that are walked
-        self.at = 0  #: next character
-        self._base = 0  # where the window starts
-        self._window = text if len(text) <= WINDOW else text[:WINDOW]
-
-    def fail(self) -> MalformedExport:
-        return MalformedExport(f"the body is no JSON, or no OTLP/JSON export request: character {self.at + 1} is not what must stand there")
-
-    def peek(self) -> str:
-        """The next character that is no white space; "" at the end."""
-        self.at = _blank(self.text, self.at).end()  # type: ignore[union-attr]  # it matches the empty string too
-        return self.text[self.at : self.at + 1]
-
-    def finish(self) -> None:
-        """There must be nothing more."""
-        if self.peek():
-            raise self.fail()
-
-    def members(self) -> Iterator[str]:
-        """The names of an object's members, none for null; whoever asks takes or skips the value before the next."""
-        if not self._enters("{"):
-            return
-        if self.peek() == "}":
-            self.at += 1
-            return
-        for _ in range(self._most):
-            name = self.value() if self.peek() == '"' else None
-            if not isinstance(name, str) or self.peek() != ":":
-                raise self.fail()
-            self.at += 1
-            self.peek()
-            yield name
-            if self._ends("}"):
-                return
-            self.peek()
-        raise ExportTooLarge(what="members of one JSON object", found=self._most + 1, limit=self._most)
-
-    def elements(self) -> Iterator[None]:
-        """Once for each element of an array, never for null; whoever asks takes or skips it before the next."""
-        if not self._enters("["):
-            return
-        if self.peek() == "]":
-            self.at += 1
-            return
-        while True:
-            self.peek()
-            yield
-            if self._ends("]"):
-                return
-
-    def _enters(self, opening: str) -> bool:
-        if self.peek() == opening:
-            self.at += 1
-            return True
-        if self.text.startswith("null", self.at):
-            self.at += 4
-            return False
-        raise self.fail()
-
-    def _ends(self, closing: str) -> bool:
-        found = self.peek()
-        self.at += 1
-        if found == closing:
-            return True
-        if found == ",":
-            return False
-        self.at -= 1
-        raise self.fail()
-
-    def value(self) -> Any:
-        """The value at the cursor, as Python objects. Raises TooLong."""
-        start = self.at - self._base
-        if not 0 <= start < len(self._window):
-            start = self._slide()
-        while True:
-            reaches_end = self._base + len(self._window) == len(self.text)
-            try:
-                value, end = _decode(self._window, start)
-                if reaches_end or end < len(self._window):
-                    self.at = self._base + end
-                    return value
-            except RecursionError:
-                raise MalformedExport("the body is nested too deeply to be read as JSON") from None
-            except ValueError as broken:  # JSONDecodeError is one; so is a number of more digits than Python converts
-                if reaches_end:
-                    raise MalformedExport(f"the body is no JSON: {str(broken)[:200]}") from None
-            if start:
-                start = self._slide()
-            elif self.text[self.at] == '"':
-                return self._long_string()
-            else:
-                raise TooLong
-
-    def _slide(self) -> int:
-        self._base = self.at
-        self._window = self.text[self.at : self.at + WINDOW]
-        return 0
-
-    def _long_string(self) -> str:
-        try:
-            value, self.at = _decode(self.text, self.at)
-        except ValueError as broken:
-            raise MalformedExport(f"the body is no JSON: {str(broken)[:200]}") from None
-        return value  # type: ignore[no-any-return]  # what starts with a quote is a string
-
-    def skip(self) -> Generator[None, None, bool]:
-        """Step over the value at the cursor; False when it was too long to be read, so that only its brackets were."""
-        try:
-            self.value()
-        except TooLong:
-            pass
-        else:
-            return True
-        depth = 0
-        for count, match in enumerate(_token.finditer(self.text, self.at), 1):
-            mark = match[0][0]
-            if mark in "[{":
-                depth += 1
-            elif mark in "]}":
-                depth -= 1
-            if depth <= 0:
-                self.at = match.end()
-                return False
-            if not count % SLICE_TOKENS:
-                if count >= MAX_TOKENS:
-                    raise ExportTooLarge(what="brackets and strings in one JSON value", found=count, limit=MAX_TOKENS)
-                yield
-        raise self.fail()

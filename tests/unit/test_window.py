@@ -344,6 +344,15 @@ def test_a_late_span_of_a_trace_that_never_saw_its_root_waits_for_it() -> None:
     assert house.window.next_deadline() == 610.0
 
 
+def test_a_late_span_of_a_trace_that_a_remote_root_let_go_waits_as_with_any_root() -> None:
+    """What stood for the root once stands for it again, though the span itself is packed away."""
+    house = House()
+    house.export(span(1, 2, 1, remote=True), now=0.0)
+    assert told(house.due(30.0)) == [[(1, "root", 1)]]
+    house.export(span(1, 3, 2), now=40.0)
+    assert released_at(house) == [(46.0, [[(1, "root", 1)]])]
+
+
 def test_a_trace_is_not_released_again_before_its_earlier_close_is_told() -> None:
     """Until then nobody knows for sure what was charged, and a call could be charged twice."""
     house = House(closes=False)
@@ -537,6 +546,15 @@ def test_equal_calls_in_two_traces_keep_each_their_own_twin() -> None:
     house.export(span(5, 5, usage=(100, 9), at=(40, 120)), now=1.0)
     groups = [sorted(trace for trace, _, _ in group) for _, found in released_at(house) for group in found]
     assert sorted(groups) == [[1, 4], [2, 3], [5]]
+
+
+def test_a_lone_call_leaves_with_its_best_match_though_another_trace_goes_first() -> None:
+    """It stays while any trace is open that may hold its twin, and a worse match does not take it from a better one."""
+    house = House()
+    house.export(*outer_trace(1, at=(0, 500)), now=0.0)
+    house.export(*outer_trace(2, at=(9, 91)), now=20.0)
+    house.export(span(3, 3, usage=(100, 9), at=(10, 90)), now=0.0)
+    assert [told for _, told in released_at(house)] == [[[(1, "root", 2)]], [[(2, "root", 2), (3, "pair", 1)]]]
 
 
 def test_a_shared_model_name_decides_before_the_time_does() -> None:

@@ -43,4 +43,4 @@ class WindowLimits:
     #: s for which the ids of a released trace are remembered; an OTLP exporter gives up a resend after minutes
     seen_horizon: float = 3_600.0
     #: accounted bytes of all released traces; over it the oldest are forgotten before `seen_horizon`
-    seen_max_bytes: int = 64 * MIB
+    seen_max_bytes: int = 256 * MIB
