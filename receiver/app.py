@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 TLS_LOOK_SECONDS: Final = 5.0
 #: How often the event loop's punctuality is measured; a stall longer than this is seen whole.
 STALL_LOOK_SECONDS: Final = 0.1
+#: Process managers may signal the process and its group: what comes so soon after the first signal is its echo, no second thought.
+STOP_ECHO_SECONDS: Final = 0.5
 #: Other threads get the interpreter lock this often at least (CPython's own default of 5 ms shows in the latency of a request).
 SWITCH_INTERVAL_SECONDS: Final = 0.001
 
@@ -193,6 +195,7 @@ class Daemon:
         self._book = rules.book
         self._tls = _tls(config)
         self._stopping = asyncio.Event()
+        self._told_to_stop = 0.0  #: monotonic seconds of the first signal
         self._acts: set[asyncio.Task[int]] = set()  #: begun by signals; held, or the loop may forget them
         self._register_gauges()
 
@@ -342,9 +345,12 @@ class Daemon:
     def _stop(self) -> None:
         """The first signal stops in order; a second one ends the process at once."""
         if self._stopping.is_set():
+            if self._clock.monotonic() < self._told_to_stop + STOP_ECHO_SECONDS:
+                return
             log.warning("told to stop a second time: ending at once")
             sys.stderr.flush()
             signal.raise_signal(signal.SIGKILL)
+        self._told_to_stop = self._clock.monotonic()
         log.info("told to stop: finishing what is in flight")
         self._stopping.set()
 

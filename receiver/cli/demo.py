@@ -58,7 +58,7 @@ def demo() -> None:
         f"Adding up the tokens on the spans would have shown {script.plain_sum_tokens:,}"
         f" ({script.plain_sum_tokens / tokens:.2f} times as many).\n"
     )
-    console.print(_NEXT, highlight=False)
+    console.print(_NEXT, highlight=False, soft_wrap=True)
 
 
 def _played(script: Script, console: Console) -> Scrape:

@@ -21,7 +21,7 @@ from receiver.core.span import Attributes, Source, Span, Value
 from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp import wire_pb2 as wire
 from receiver.otlp.anyvalue import MAX_DEPTH, TEXT_BYTES, Lost, Pair, Text, parse
-from receiver.otlp.framing import MALFORMED, Run, cut_into_runs, skip, split, varint
+from receiver.otlp.framing import MALFORMED, Range, Run, cut_into_runs, skip, split, varint
 from receiver.otlp.intern import SHORT, Interned, Limits
 from receiver.otlp.json import Memo, Reader
 from receiver.otlp.record import (
@@ -49,7 +49,7 @@ SLICE_BYTES: Final = 1 << 20  #: bytes between two yields, where the spans are l
 SLICE_FIELDS: Final = 4_096  #: fields between two yields, inside one long message
 
 SMALL_BYTES: Final = 32_768  #: a ScopeSpans up to this size is one run: no need to look for its spans' boundaries first
-LONG_FIELDS: Final = 1 << 20  #: fields in one message that is walked; half a microsecond each to step over, some for a key never met
+MAX_FIELDS: Final = 1 << 20  #: fields of long messages in one request; each takes half a microsecond, some where its key is new
 KEPT_BYTES: Final = 65_536  #: of such a message, a field (not an attribute) that is longer is left out: a name that nobody can read
 RUN_COST: Final = 8  #: what a run costs beside its spans, in spans, for the slicing
 
@@ -124,7 +124,7 @@ class Decoder:
                 for start, end, is_long in part.runs:
                     given: Given | None = None
                     if is_long:
-                        given = yield from self._walk(body, start, end, SPAN, self._pairs.ask)
+                        given = yield from self._walk(body, (start, end), SPAN, self._pairs.ask, export)
                         message = wire.ScopeSpans(spans=[wire.Span.FromString(given.rest)])
                     else:
                         message = wire.ScopeSpans.FromString(body[start:end])
@@ -271,7 +271,9 @@ class Decoder:
                 parts.append(Part(raw, b"", [(0, 0, False)]))  # still judged, though nobody needs it
         return parts
 
-    def _walk(self, data: bytes, at: int, end: int, shape: Shape, ask: Callable[[bytes], Pair | None]) -> Generator[None, None, Given]:
+    def _walk(
+        self, data: bytes, within: Range, shape: Shape, ask: Callable[[bytes], Pair | None], export: Export
+    ) -> Generator[None, None, Given]:
         """The wanted pairs of one long message, and its other fields that are `kept`. Yields: no counter survives that."""
         pairs, text = self._pairs, self._pairs.text
         pairs.fresh = pairs.lost = text.sanitized = 0
@@ -279,6 +281,7 @@ class Decoder:
         rest = bytearray()
         fresh = lost = sanitized = fields = 0
         tag, kept = shape
+        at, end = within
         while at < end:
             first = at
             found_tag, at = varint(data, at, 5)
@@ -300,9 +303,11 @@ class Decoder:
                 if number in kept and at - first <= KEPT_BYTES:
                     rest += data[first:at]
             fields += 1
-            if not fields % SLICE_FIELDS or at == end:
-                if fields > LONG_FIELDS:
-                    raise ExportTooLarge(what="fields of one span, resource or scope", found=fields, limit=LONG_FIELDS)
+            if fields == SLICE_FIELDS or at == end:
+                export.walked += fields
+                fields = 0
+                if export.walked > MAX_FIELDS:
+                    raise ExportTooLarge(what="fields in long spans, resources and scopes", found=export.walked, limit=MAX_FIELDS)
                 fresh, lost, sanitized = fresh + pairs.fresh, lost + pairs.lost, sanitized + text.sanitized
                 pairs.age()
                 if at < end:
@@ -312,7 +317,7 @@ class Decoder:
 
     def _new_source(self, resource: Resource, raw_scope: bytes, export: Export) -> Generator[None, None, Source]:
         """Parse a scope; remember it with its resource, unless they are long, or were mended, which is counted each time."""
-        walked = yield from self._walk(raw_scope, 0, len(raw_scope), SCOPE, self._pairs.ask)
+        walked = yield from self._walk(raw_scope, (0, len(raw_scope)), SCOPE, self._pairs.ask, export)
         scope = wire.InstrumentationScope.FromString(walked.rest)
         text = Text()
         source = Source(
@@ -331,7 +336,7 @@ class Decoder:
         return source
 
     def _resource(self, raw: bytes, export: Export) -> Generator[None, None, Resource]:
-        walked = yield from self._walk(raw, 0, len(raw), RESOURCE, self._ask_resource)
+        walked = yield from self._walk(raw, (0, len(raw)), RESOURCE, self._ask_resource, export)
         export.sanitized += walked.sanitized
         dropped = walked.lost + wire.Resource.FromString(walked.rest).dropped_attributes_count
         return Resource(raw, first_of_each(walked.pairs), dropped, walked.sanitized)

@@ -50,7 +50,7 @@ from receiver.otlp.record import (
     thresholded,
 )
 
-MAX_ATTRIBUTES: Final = 1 << 20  #: attributes that are walked in one span, resource or scope
+MAX_ATTRIBUTES: Final = 1 << 20  #: attributes of long spans, resources and scopes in one request
 SLICE_SPANS: Final = 512  #: spans between two yields: some 10 ms
 SLICE_CHARACTERS: Final = 1 << 19  #: characters between two yields, where the spans are long
 SLICE_ATTRIBUTES: Final = 2_048  #: attributes between two yields, inside one long span
@@ -263,8 +263,9 @@ class Reader:
                     self._lost += 1
                     self._fresh = before
             if not number % SLICE_ATTRIBUTES:
-                if number >= MAX_ATTRIBUTES:
-                    raise ExportTooLarge(what="attributes of one span, resource or scope", found=number, limit=MAX_ATTRIBUTES)
+                self._export.walked += SLICE_ATTRIBUTES
+                if self._export.walked >= MAX_ATTRIBUTES:
+                    raise ExportTooLarge(what="attributes in long spans", found=self._export.walked, limit=MAX_ATTRIBUTES)
                 yield
 
     def _long_attribute(self, cursor: Cursor, always: tuple[str, ...]) -> Generator[None, None, Object | None]:

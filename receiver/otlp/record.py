@@ -37,7 +37,7 @@ NO_SPAN: Final = bytes(8)
 class Export:
     """What one request holds."""
 
-    __slots__ = ("received", "received_unix_nano", "rejected", "sanitized", "spans")
+    __slots__ = ("received", "received_unix_nano", "rejected", "sanitized", "spans", "walked")
 
     def __init__(self, received_unix_nano: int = 0) -> None:
         self.received_unix_nano = received_unix_nano
@@ -45,6 +45,7 @@ class Export:
         self.rejected: Counter[str] = Counter()  #: a key of REASONS -> spans that were dropped alone
         self.received = 0  #: all spans in the request, rejected ones included
         self.sanitized = 0  #: wanted strings in which bad bytes were replaced by U+FFFD
+        self.walked = 0  #: fields of long messages that were walked one by one, for their bound
 
     @property
     def errors(self) -> str:
