@@ -24,8 +24,8 @@ from receiver import __version__, tables
 from receiver.access.keys import Keys
 from receiver.access.tls import Tls, TlsFiles
 from receiver.clock import Clock, SystemClock
-from receiver.closing import Closing
-from receiver.config import Config, as_table
+from receiver.closing import RETRY_SECONDS, Closing
+from receiver.config import Config, as_table, parse_endpoint
 from receiver.core.admission import InFlight
 from receiver.core.attribution import AttributionRules
 from receiver.core.calls import CountOptions
@@ -34,7 +34,7 @@ from receiver.core.prices import PriceBook, PriceOptions
 from receiver.core.sources import Sources
 from receiver.core.usage import Reader, Rules
 from receiver.core.window import Window, WindowLimits
-from receiver.errors import ConfigError, ReceiverError
+from receiver.errors import ConfigError, Overloaded, ReceiverError
 from receiver.intake import Intake
 from receiver.metrics import Metrics
 from receiver.metrics.collector import MetricsOptions
@@ -42,7 +42,7 @@ from receiver.offline import Offline
 from receiver.otlp.decode import Decoder
 from receiver.otlp.grpc_server import GrpcOptions, GrpcServer
 from receiver.otlp.http_server import HttpOptions, HttpServer
-from receiver.otlp.listen import Endpoint
+from receiver.otlp.listen import CannotListen
 from receiver.otlp.status import Refusals
 from receiver.store.memory import MemoryJournal
 from receiver.web.customer import customer_server
@@ -72,13 +72,22 @@ def run(config: Config, *, started: Started | None = None) -> int:
 
     Returns:
         The process's exit code: 0 told to stop, 1 it could not start or go on (the log says why).
+
+    Raises:
+        ConfigError: what shows only when the tables are compiled, such as a price list that is none.
+
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(Daemon(config).run(started))
+    except ConfigError:
+        raise
     except ReceiverError as error:
-        log.error("the daemon could not go on", extra={"why": str(error)})  # noqa: TRY400 -- the sentence is the cause
+        log.error("%s", error)  # noqa: TRY400 -- the sentence is the cause
+        return 1
+    except ExceptionGroup:
+        log.exception("a part of the daemon failed, which is a fault of ours: it ends, and what it acknowledged stays acknowledged")
         return 1
     return 0
 
@@ -196,7 +205,7 @@ class Daemon:
         self._tls = _tls(config)
         self._stopping = asyncio.Event()
         self._told_to_stop = 0.0  #: monotonic seconds of the first signal
-        self._acts: set[asyncio.Task[int]] = set()  #: begun by signals; held, or the loop may forget them
+        self._acts: set[asyncio.Task[None]] = set()  #: begun by signals; held, or the loop may forget them
         self._register_gauges()
 
     async def run(self, started: Started | None = None) -> None:
@@ -212,12 +221,12 @@ class Daemon:
     async def serving(self) -> AsyncIterator[Mapping[str, int]]:
         """Everything listens inside; yields the bound ports. On the way out requests in flight are finished."""
         listeners = self._listeners()
+        await _start(listeners)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(self.closing.run()), tasks.create_task(self._watch_stalls())]
             if self._tls is not None:
                 background.append(tasks.create_task(self._watch_tls(self._tls)))
             try:
-                await _start(listeners)
                 self.intake.refusal = None
                 if listeners.grpc is not None:
                     await listeners.grpc.set_serving(True)
@@ -239,8 +248,12 @@ class Daemon:
             receivers.append(listeners.http.stop(grace))
         await asyncio.gather(*receivers)
         if self._config.shutdown.release:
-            closed = await self.closing.release_all(now=self._clock.monotonic())
-            log.info("open traces were closed on the way out", extra={"traces": closed})
+            try:
+                closed = await self.closing.release_all(now=self._clock.monotonic())
+            except Exception:
+                log.exception("open traces could not be closed on the way out")
+            else:
+                log.info("open traces were closed on the way out", extra={"traces": closed})
         await asyncio.gather(*(server.stop() for server in listeners.web.values()))
 
     # --- what the operator's listener asks ---------------------------------------------------------------------------------
@@ -253,7 +266,11 @@ class Daemon:
         return refusal is None, "" if refusal is None else f"exports are refused just now: {refusal}"
 
     async def release(self) -> int:
-        closed = await self.closing.release_all(now=self._clock.monotonic())
+        try:
+            closed = await self.closing.release_all(now=self._clock.monotonic())
+        except Exception as error:
+            log.exception("open traces could not be closed; the same ones are tried again in %g s", RETRY_SECONDS)
+            raise Overloaded(reason="internal", retry_after_seconds=RETRY_SECONDS, detail="the close failed, and is tried again") from error
         log.info("open traces were closed because the operator asked", extra={"traces": closed})
         return closed
 
@@ -288,8 +305,8 @@ class Daemon:
         grpc_server = http_server = None
         if grpc_.endpoint:
             options = GrpcOptions(
-                endpoint=Endpoint.parse(grpc_.endpoint),
-                server="native" if grpc_.server == "native" else "grpcio",
+                endpoint=parse_endpoint(grpc_.endpoint),
+                server=grpc_.server,
                 max_request_bytes=otlp.max_request_size,
                 handshake_timeout_seconds=grpc_.handshake_timeout,
                 max_concurrent_streams=grpc_.max_concurrent_streams,
@@ -300,7 +317,7 @@ class Daemon:
             grpc_server = GrpcServer(options, credentials=credentials, **common)
         if http.endpoint:
             http_options = HttpOptions(
-                endpoint=Endpoint.parse(http.endpoint),
+                endpoint=parse_endpoint(http.endpoint),
                 traces_path=http.traces_path,
                 max_request_bytes=otlp.max_request_size,
                 header_timeout_seconds=http.header_timeout,
@@ -309,7 +326,7 @@ class Daemon:
                 idle_timeout_seconds=http.idle_timeout,
                 max_connections=http.max_connections,
                 discard_other_signals=otlp.discard_other_signals,
-                grpc_port=Endpoint.parse(grpc_.endpoint or "localhost:4317").port,
+                grpc_port=parse_endpoint(grpc_.endpoint or "localhost:4317").port,
             )
             http_server = HttpServer(http_options, ssl_context=_context(tls, insecure=http.insecure), **common)
         web: dict[str, WebServer] = {}
@@ -355,9 +372,13 @@ class Daemon:
         self._stopping.set()
 
     def _release_on_signal(self) -> None:
-        task = asyncio.get_running_loop().create_task(self.release())
+        task = asyncio.get_running_loop().create_task(self._release_quietly())
         self._acts.add(task)
         task.add_done_callback(self._acts.discard)
+
+    async def _release_quietly(self) -> None:
+        with contextlib.suppress(Overloaded):  # the log has it
+            await self.release()
 
     async def _watch_tls(self, tls: Tls) -> None:
         while True:
@@ -385,13 +406,16 @@ class _Operations:
 
 
 async def _start(listeners: _Listeners) -> None:
-    """Start every listener; when one cannot, those before it are stopped again. Raises CannotListen."""
+    """Start every listener; when one cannot, those before it are stopped again. Raises CannotListen, which names the key."""
     begun: list[GrpcServer | HttpServer | WebServer] = []
     try:
-        for server in (*listeners.web.values(), listeners.http, listeners.grpc):
+        for name, server in (*listeners.web.items(), ("otlp.http", listeners.http), ("otlp.grpc", listeners.grpc)):
             if server is not None:
                 begun.append(server)
-                await server.start()
+                try:
+                    await server.start()
+                except CannotListen as error:
+                    raise CannotListen(f"{name}.endpoint: {error}") from error
     except BaseException:
         for server in reversed(begun):
             await server.stop(0)

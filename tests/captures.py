@@ -12,7 +12,7 @@ of arrival; `truth.json` is what the model server behind it logged. The judge de
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ class Visible:
             cache_write_1h_tokens=self.write_1h,
             cache_write_5m_tokens=n["cache_write_tokens"] - self.write_1h,
         )
-        moment = datetime.datetime.fromtimestamp(call["time_unix_ms"] / 1000, datetime.UTC)
+        moment = dt.datetime.fromtimestamp(call["time_unix_ms"] / 1000, dt.UTC)
         try:
             price = calc_price(
                 usage,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +23,6 @@ DEFAULT_ACCOUNT: Final = "default"
 KEY_PREFIX: Final = "spt_"
 KEY_BYTES: Final = 32  #: 256 random bits: beyond guessing
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NO_DIGEST: Final = bytes(32)  #: compared against when nothing was found, so that both ways do the same work
 
 
@@ -34,7 +32,7 @@ class Keys:
     __slots__ = ("_accounts",)
 
     def __init__(self, entries: Iterable[tuple[str, str]] = ()) -> None:
-        """`entries`: (account, SHA-256 of the key in hex); an account may have several keys. Judge them with `problems` first."""
+        """`entries`: (account, SHA-256 of the key in hex); an account may have several keys. The configuration has judged them."""
         self._accounts: dict[bytes, tuple[bytes, str]] = {}
         for account, digest_hex in entries:
             digest = bytes.fromhex(digest_hex)
@@ -70,41 +68,6 @@ def generate_key() -> str:
 def hash_key(key: str) -> str:
     """SHA-256 of a key in hex, as the configuration holds it."""
     return _digest(key).hex()
-
-
-def key_problems(entries: Iterable[tuple[str, str]]) -> list[str]:
-    """What is wrong with configured keys, a sentence each (without repeating the digest: it may be a key put there by mistake)."""
-    problems: list[str] = []
-    owners: dict[str, str] = {}
-    for account, digest in entries:
-        if not account:
-            problems.append("a key has no account: give its account a name")
-        if not _DIGEST.fullmatch(digest):
-            problems.append(
-                f"the key of account {account!r} is no SHA-256 digest (64 hex digits in lower case): store the digest, never the key itself"
-            )
-        elif owners.setdefault(digest, account) != account:
-            problems.append(f"accounts {owners[digest]!r} and {account!r} have the same key: make one of them a key of its own")
-    return problems
-
-
-def exposure_problems(where: str, endpoint: str, *, loopback: bool, tls: bool, insecure: bool, keys: bool) -> list[str]:
-    """Why a listener must not be opened, a sentence each; none on loopback.
-
-    Beyond this machine a listener needs an encrypted channel, or the operator's word that something else encrypts it
-    (`insecure = true`), and keys: whoever reaches it could otherwise write another's costs. `where` is the section, e.g. "otlp.grpc".
-    """
-    if loopback:
-        return []
-    problems: list[str] = []
-    if not tls and not insecure:
-        problems.append(
-            f"{where}.endpoint = {endpoint!r} is reachable from other machines without TLS: set {where}.tls, "
-            f"or {where}.insecure = true where the network is trusted"
-        )
-    if not keys:
-        problems.append(f"{where}.endpoint = {endpoint!r} is reachable from other machines, but no keys are configured: add one")
-    return problems
 
 
 def _digest(key: str) -> bytes:

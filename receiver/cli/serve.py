@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import click
 
 from receiver import __version__, logs
-from receiver.cli.options import configured, read_config
+from receiver.cli.options import configured, read_config, usable_configuration
 from receiver.config import Config, Endpoint, listeners, parse_endpoint
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ def serve(config_file: str | None, assignments: tuple[str, ...]) -> None:
     logs.configure(level=config.log.level, format=config.log.format)
     from receiver import app  # noqa: PLC0415 -- brings the servers in, which --help and a wrong configuration need not wait for
 
-    sys.exit(app.run(config, started=lambda ports: announce(config, ports)))
+    with usable_configuration():
+        sys.exit(app.run(config, started=lambda ports: announce(config, ports)))
 
 
 def announce(config: Config, ports: Mapping[str, int]) -> None:

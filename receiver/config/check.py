@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 from receiver.config.endpoint import Endpoint, parse_endpoint
@@ -14,7 +15,7 @@ from receiver.core.prices.overrides import check_overrides
 
 def contradictions(config: Config) -> list[str]:
     """A sentence for each; none when the configuration can be run."""
-    return [*_listeners(config), *_tls(config), *_otlp(config), *_window(config), *_metrics(config), *_rows(config)]
+    return [*_listeners(config), *_tls(config), *_native(config), *_otlp(config), *_window(config), *_metrics(config), *_rows(config)]
 
 
 def listeners(config: Config) -> dict[str, OtlpGrpc | OtlpHttp | Operator | Customer]:
@@ -64,6 +65,26 @@ def _tls(config: Config) -> Iterator[str]:
         yield "tls.cert_file: is missing beside tls.key_file; a private key needs its certificate"
     if tls.client_ca_file and not tls.cert_file:
         yield "tls.client_ca_file: client certificates are asked for in TLS only; set tls.cert_file and tls.key_file too"
+
+
+def _native(config: Config) -> Iterator[str]:
+    """What the native gRPC server cannot do.
+
+    It reads and inflates a message before anyone can judge it, so one small request can take all memory: fine among the programs of
+    one machine, not beyond.
+    """
+    grpc = config.otlp.grpc
+    if grpc.server != "native" or not grpc.endpoint:
+        return
+    if importlib.util.find_spec("pygrpc_native") is None:
+        yield 'otlp.grpc.server: "native" needs the package pygrpc-native; pip install "spantoll[fast]", or set it to "aio"'
+    if config.tls.cert_file and not grpc.insecure:
+        yield 'otlp.grpc.server: "native" speaks no TLS; set it to "aio", or otlp.grpc.insecure = true where a proxy ends TLS before it'
+    if not parse_endpoint(grpc.endpoint).is_loopback:
+        yield (
+            f'otlp.grpc.server: "native" cannot limit what a compressed message inflates to, and {grpc.endpoint} is reached from other'
+            ' machines; set it to "aio"'
+        )
 
 
 def _otlp(config: Config) -> Iterator[str]:

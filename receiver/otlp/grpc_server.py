@@ -17,10 +17,11 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
-from receiver.errors import ExportTooLarge, MalformedExport, ReceiverError
+from receiver.config.endpoint import Endpoint
+from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp.export import GRPC, Answer, Encoding, Export, Outcome, WireObserver
 from receiver.otlp.health import Health
-from receiver.otlp.listen import CannotListen, Endpoint, reserve_port, spelled, with_ports
+from receiver.otlp.listen import CannotListen, reserve_port, with_ports
 from receiver.otlp.signals import OTHER_SERVICES, TRACES_SERVICE, OtherSignals
 from receiver.otlp.status import Refusal, Refusals, RequestTimedOut
 
@@ -47,7 +48,9 @@ class GrpcOptions:
     """How the gRPC listener works; the names follow the collector's configgrpc where it has one."""
 
     endpoint: Endpoint = LOCALHOST_4317
-    server: str = "grpcio"  #: "grpcio", or "native" for pygrpc-native (see `native_problems`)
+    #: "aio" is grpcio's, "native" is pygrpc-native's. 0.5 of that reads and inflates a message whole before anything is asked: no limit
+    #: of ours bounds a decompression bomb there, so the configuration allows it on loopback alone.
+    server: str = "aio"
     max_request_bytes: int = 64 * 1024 * 1024  #: of one message, after inflation (OTLP spec: 64 MiB)
     read_timeout_seconds: float = 60.0  #: from the headers until the message is whole; SDKs give up after 10 s
     handshake_timeout_seconds: float = 5.0  #: TCP, TLS and HTTP/2 preface (gRPC's default of 120 s suits a slow-loris)
@@ -240,7 +243,7 @@ class GrpcServer:
         aio = _pygrpc_native()
         options = self._options
         if self._credentials is not None:
-            raise CannotListen('otlp.grpc.server = "native" speaks no TLS: use "grpcio", or let a proxy end TLS before it')
+            raise CannotListen('otlp.grpc.server = "native" speaks no TLS: set it to "aio", or let a proxy end TLS before it')
         settings = [
             ("grpc.max_receive_message_length", -1),  # judged in `_whole`, so that the answer and the count are ours
             ("grpc.so_reuseport", 0),
@@ -261,7 +264,7 @@ class GrpcServer:
         return servers, [(address, port) for address in addresses]
 
     def _add_port(self, server: Any, address: str, port: int) -> None:
-        where = spelled(address, port)
+        where = str(Endpoint(address, port))
         try:
             got = server.add_secure_port(where, self._credentials) if self._credentials is not None else server.add_insecure_port(where)
         except RuntimeError as error:
@@ -306,32 +309,12 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def native_problems(*, loopback: bool, tls: bool) -> list[str]:
-    """Why `otlp.grpc.server = "native"` must not be used as configured, a sentence each.
-
-    pygrpc-native 0.5 reads and inflates a message whole before anything is asked: no limit of ours bounds a decompression bomb there.
-    """
-    problems: list[str] = []
-    try:
-        _pygrpc_native()
-    except ReceiverError as error:
-        problems.append(str(error))
-    if tls:
-        problems.append('otlp.grpc.server = "native" speaks no TLS: use "grpcio", or let a proxy end TLS before it')
-    if not loopback:
-        problems.append(
-            'otlp.grpc.server = "native" inflates a message whole before its size is checked, so one small request can take all memory: '
-            'use "grpcio" where others than this machine can connect'
-        )
-    return problems
-
-
 def _pygrpc_native() -> Any:
     try:
         import pygrpc_native.aio  # noqa: PLC0415 -- an optional extra, imported by explicit choice only
     except ImportError as error:
         raise CannotListen(
-            'otlp.grpc.server = "native" needs the package pygrpc-native: install spantoll[fast], or set it to "grpcio"'
+            'otlp.grpc.server = "native" needs the package pygrpc-native: install spantoll[fast], or set it to "aio"'
         ) from error
     return pygrpc_native.aio
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from aiohttp.web import RequestPayloadError
 
+from receiver.config.endpoint import Endpoint
 from receiver.errors import ExportTooLarge, MalformedExport, UnsupportedEncoding
 from receiver.otlp.export import HTTP, Encoding, Export, Outcome, WireObserver
 from receiver.otlp.http_connection import BodyBroken, BodyStalled, Connection, Connections
 from receiver.otlp.inflate import inflate
-from receiver.otlp.listen import Endpoint, close_all, open_sockets
+from receiver.otlp.listen import close_all, open_sockets
 from receiver.otlp.preface import WrongProtocol, http1_goodbye
 from receiver.otlp.signals import OTHER_PATHS, OtherSignals
 from receiver.otlp.status import LengthRequired, MethodNotAllowed, NotServed, Refusal, Refusals, RequestTimedOut
@@ -129,7 +130,8 @@ class HttpServer:
             if not connection.serving:
                 connection.force_close()
         try:
-            await asyncio.wait_for(self._idle.wait(), grace)
+            if self._under_way:
+                await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
             logger.warning("%d HTTP requests were still not answered when the grace of %g s ended", self._under_way, grace)
         connections.stop_sweeping()

@@ -7,11 +7,10 @@ port, the same one on both. Ports are never shared: a second daemon on the same 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from receiver.config.endpoint import Endpoint, ip_address
 from receiver.errors import ReceiverError
 
 if TYPE_CHECKING:
@@ -31,65 +30,18 @@ class CannotListen(ReceiverError):
     """An endpoint that cannot be bound; the message says which one and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """`host:port` as it stands in the configuration."""
-
-    host: str  #: without brackets; "localhost" stays as it is
-    port: int  #: 0 asks for a free one
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """Read "localhost:4317", "0.0.0.0:4317", "[::1]:4317" or "otel.internal:4317"; ValueError says what is wrong."""
-        host, colon, port = text.strip().rpartition(":")
-        if not colon or not host:
-            raise ValueError(f"{text!r} is no endpoint: write host:port, e.g. localhost:4317 or [::1]:4317")
-        if "//" in host or "/" in port:
-            raise ValueError(f"{text!r} is a URL: write host:port alone, e.g. localhost:4317")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-            try:
-                ipaddress.IPv6Address(host)
-            except ValueError as error:
-                raise ValueError(f"{text!r}: what stands in brackets is no IPv6 address") from error
-        elif ":" in host:
-            raise ValueError(f"{text!r}: an IPv6 address stands in brackets, e.g. [::1]:4317")
-        if not (port.isascii() and port.isdigit() and int(port) <= 65_535):
-            raise ValueError(f"{text!r}: the port must be a number from 0 to 65535")
-        return cls(host, int(port))
-
-    @property
-    def is_loopback(self) -> bool:
-        """Reachable from this machine alone, by its name: other names count as reachable from elsewhere, whatever they resolve to."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    @property
-    def addresses(self) -> list[str]:
-        """The IP addresses to bind, at least one. Resolves names (blocking: listeners start once)."""
-        if self.host == "localhost":
-            return ["127.0.0.1", "::1"]
-        try:
-            return [str(ipaddress.ip_address(self.host))]
-        except ValueError:
-            pass
-        try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except (OSError, UnicodeError) as error:
-            raise CannotListen(f"cannot listen on {self}: the name {self.host!r} is not known here ({error})") from error
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-    def __str__(self) -> str:
-        return spelled(self.host, self.port)
-
-
-def spelled(host: str, port: int) -> str:
-    """`host:port`, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def addresses(endpoint: Endpoint) -> list[str]:
+    """The IP addresses to bind, at least one. Resolves names (blocking: listeners start once). Raises CannotListen."""
+    if endpoint.host == "localhost":
+        return ["127.0.0.1", "::1"]
+    address = ip_address(endpoint.host)
+    if address is not None:
+        return [str(address)]
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise CannotListen(f"cannot listen on {endpoint}: the name {endpoint.host!r} is not known here ({error})") from error
+    return list(dict.fromkeys(str(each[0]) for *_, each in found))
 
 
 def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
@@ -142,9 +94,8 @@ def advice(error: OSError) -> str:
 def _bind_all(endpoint: Endpoint) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     port = endpoint.port
-    addresses = endpoint.addresses
     try:
-        for address in addresses:
+        for address in addresses(endpoint):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             try:
                 each = _bind(family, address, port)

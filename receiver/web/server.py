@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from receiver.config import parse_endpoint
 from receiver.errors import Overloaded
 from receiver.otlp.http_connection import Connections
-from receiver.otlp.listen import Endpoint, close_all, open_sockets
+from receiver.otlp.listen import close_all, open_sockets
 from receiver.web.guard import READS, SECURITY_HEADERS, Guard, Refused
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class WebServer:
 
     def __init__(self, *, endpoint: str, routes: Sequence[Route], guard: Guard, ssl_context: ssl.SSLContext | None = None) -> None:
         """`endpoint`: "host:port", where localhost is both loopback addresses. `ssl_context`: TLS; None listens in plain text."""
-        self._endpoint = Endpoint.parse(endpoint)
+        self._endpoint = parse_endpoint(endpoint)
         self.routes = tuple(routes)
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in routes:

@@ -52,6 +52,7 @@ class Load(Protocol):
     name: str
     batch: int  #: spans a request; the last request of a cycle may have fewer
     spans: int  #: in one cycle
+    distinct: int  #: of those, without the ones that an exporter had sent twice
 
     def cycle(self) -> list[bytes]:
         """The next cycle's bodies, in the order in which they are to be sent."""
@@ -195,7 +196,7 @@ class Generated:
         self.batch = batch
         traces = math.lcm(SPANS_A_TRACE, batch) // SPANS_A_TRACE
         traces *= -(-LEAST_TRACES // traces)
-        self.spans = traces * SPANS_A_TRACE
+        self.spans = self.distinct = traces * SPANS_A_TRACE
         self._books: Books = Counter()
         self._ids = Ids(seed)
         spans = list(self._made(traces, begin=time.time_ns() - 600 * 10**9))
@@ -321,6 +322,7 @@ class Captures:
         rows = [row for body in recorded for row in _rows(ExportTraceServiceRequest.FromString(body))]
         self.spans = len(rows)
         spans = [span for _, _, span in rows]
+        self.distinct = len({(span.trace_id, span.span_id) for span in spans})
         self._ids.add(
             (raw for span in spans for raw in _raw_ids(span)), texts.values(), (moment for span in spans for moment in _moments(span))
         )

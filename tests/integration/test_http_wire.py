@@ -16,10 +16,11 @@ from google.rpc import error_details_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from receiver.access.keys import Keys, hash_key
+from receiver.config.endpoint import Endpoint
 from receiver.core.admission import InFlight
 from receiver.otlp.export import Encoding, Outcome
 from receiver.otlp.http_server import HttpOptions
-from receiver.otlp.listen import CannotListen, Endpoint
+from receiver.otlp.listen import CannotListen
 from tests.integration.wire_helpers import (
     KEY,
     LIMIT,

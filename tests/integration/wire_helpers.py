@@ -20,12 +20,12 @@ from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, 
 
 from receiver.access.keys import Keys, hash_key
 from receiver.clock import SystemClock
+from receiver.config.endpoint import Endpoint
 from receiver.core.admission import InFlight
 from receiver.errors import MalformedExport, Overloaded
 from receiver.otlp.export import Answer, Encoding, Outcome
 from receiver.otlp.grpc_server import GrpcOptions, GrpcServer
 from receiver.otlp.http_server import HttpOptions, HttpServer
-from receiver.otlp.listen import Endpoint
 from receiver.otlp.status import Refusals
 
 if TYPE_CHECKING:

@@ -152,17 +152,32 @@ def test_sizes_are_read_back_as_written(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [("localhost:4317", "localhost", 4317), ("[::1]:0", "::1", 0), ("10.0.0.1:80", "10.0.0.1", 80), ("A.example:1", "a.example", 1)],
+    ("text", "host", "port", "loopback"),
+    [
+        ("localhost:4317", "localhost", 4317, True),
+        ("127.8.8.8:1", "127.8.8.8", 1, True),
+        ("[::1]:0", "::1", 0, True),
+        ("0.0.0.0:4317", "0.0.0.0", 4317, False),  # noqa: S104 -- read, not bound
+        ("[::]:65535", "::", 65535, False),
+        ("10.0.0.1:80", "10.0.0.1", 80, False),
+        ("A.example:1", "a.example", 1, False),
+    ],
 )
-def test_endpoints_have_a_host_and_a_port(text: str, host: str, port: int) -> None:
-    """IPv6 in brackets, names in any case."""
-    assert parse_endpoint(text) == (host, port)
+def test_endpoints_have_a_host_and_a_port(text: str, host: str, port: int, loopback: bool) -> None:
+    """IPv6 in brackets, names in any case; what is no loopback by its name counts as reachable from elsewhere."""
+    endpoint = parse_endpoint(text)
+    assert endpoint == (host, port)
+    assert endpoint.is_loopback is loopback
+    assert str(endpoint) == text.lower()
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":4317", "localhost", "localhost:", "localhost:65536", "::1:4317", "http://localhost:4317", "[::1:4317", "a b:1", "x:٣"]
-)
+    "text",
+    [
+        "", "4317", ":4317", "localhost", "localhost:", "localhost:http", "localhost:65536", "localhost:-1", "::1:4317", "[::g]:1",
+        "http://localhost:4317", "localhost:4318/v1/traces", "[::1:4317", "a b:1", "x:٣",
+    ],
+)  # fmt: skip
 def test_what_is_no_endpoint_is_refused(text: str) -> None:
     """A URL, a missing port, a bare IPv6 address."""
     with pytest.raises(ValueError):
@@ -424,6 +439,36 @@ def test_what_goes_together_is_taken(tmp_path: Path, assignments: tuple[str, ...
     file = tmp_path / "some.pem"
     file.write_text("")
     loaded(tmp_path=tmp_path, assignments=tuple(text.replace("FILE", str(file)) for text in assignments))
+
+
+@pytest.mark.parametrize(
+    ("assignments", "says"),
+    [
+        ((), []),
+        (("tls.cert_file=FILE", "tls.key_file=FILE"), ["speaks no TLS"]),
+        (("tls.cert_file=FILE", "tls.key_file=FILE", "otlp.grpc.insecure=true"), []),
+        (
+            (f'access.key=[{{account="a", sha256="{DIGEST}"}}]', "otlp.grpc.insecure=true", "otlp.grpc.endpoint=10.0.0.1:4317"),
+            ["reached from other machines"],
+        ),
+        (("otlp.grpc.endpoint=",), []),
+    ],
+)
+def test_the_native_server_is_taken_only_where_it_is_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assignments: tuple[str, ...], says: list[str]
+) -> None:
+    """Installed or not: no TLS, and no bound on what a message inflates to, are said before anything listens."""
+    file = tmp_path / "some.pem"
+    file.write_text("")
+    chosen = ("otlp.grpc.server=native", *(text.replace("FILE", str(file)) for text in assignments))
+    for installed in (True, False):
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name, found=installed: object() if found else None)
+        expected = says if installed or "otlp.grpc.endpoint=" in assignments else ["spantoll[fast]", *says]
+        found = problems(tmp_path=tmp_path, assignments=chosen) if expected else []
+        if not expected:
+            loaded(tmp_path=tmp_path, assignments=chosen)
+        assert len(found) == len(expected), found
+        assert all(say in problem and "otlp.grpc.server" in problem for say, problem in zip(expected, found, strict=True)), found
 
 
 def test_a_dump_is_the_same_configuration_but_for_its_secrets(tmp_path: Path) -> None:

@@ -142,19 +142,8 @@ def test_every_kind_of_value_keeps_its_type(raw: bytes, value: object) -> None:
 
 def test_a_value_over_its_limit_is_cut_between_two_characters() -> None:
     """A label of a megabyte is no label; half a character is no text; both encodings cut at the same place."""
-    assert [cut("aé€😀".encode(), limit).decode() for limit in range(11)] == [
-        "",
-        "a",
-        "a",
-        "aé",
-        "aé",
-        "aé",
-        "aé€",
-        "aé€",
-        "aé€",
-        "aé€",
-        "aé€😀",
-    ]
+    pieces = [cut("aé€😀".encode(), limit).decode() for limit in range(11)]
+    assert pieces == ["", "a", "a", "aé", "aé", "aé", "aé€", "aé€", "aé€", "aé€", "aé€😀"]
     for size in (100, 300, 20_000, 5_000_000):
         kept = only(decode(request(span(attribute("k", string("€" * size)))), lambda _: 64)).attributes
         assert kept == (("k", "€" * 21),)
@@ -337,7 +326,7 @@ def test_a_request_over_the_bound_on_spans_is_refused_whole() -> None:
 def test_the_loop_gets_its_turn_between_slices() -> None:
     """Nothing may hold the event loop for long: a yield after 2,048 spans, or a mebibyte, or thousands of odd fields."""
     many = request(*[span()] * (SLICE_SPANS * 3))
-    assert 3 <= len(list(Decoder(lambda _: 0).protobuf(many, received_unix_nano=0))) <= 8
+    assert 2 <= len(list(Decoder(lambda _: 0).protobuf(many, received_unix_nano=0))) <= 8
     wide = request(*[span(attribute("prompt", string("x" * 9_000)))] * 400)
     assert len(list(Decoder(lambda _: 0).protobuf(wide, received_unix_nano=0))) >= 3
     one = request(span(*[attribute("k", integer(1))] * 40_000))
@@ -404,15 +393,11 @@ def test_the_table_remembers_limits_of_a_bounded_number_of_keys() -> None:
         ("2M empty resources", 'b"\\x0a\\x00" * 2_000_000', "ExportTooLarge", 8),
         ("2M empty scopes", 'field(1, b"\\x12\\x00" * 2_000_000)', "ExportTooLarge", 8),
         ("scopes just under the size that is counted first", 'field(1, field(2, b"\\x12\\x00" * 16_000) * 60)', "ExportTooLarge", 16),
-        ("100k attributes on a span", 'request(span(*[attribute(f"key{n:06}", string("v")) for n in range(100_000)]))', "", 16),
-        ("20M attributes of nothing on a span", 'request(span(rest=b"\\x4a\\x00" * 20_000_000))', "ExportTooLarge", 8),
-        ("2k long spans of empty attributes", 'request(*[span(rest=b"\\x4a\\x00" * 8_000)] * 2_000)', "", 16),
-        (
-            "100k keys on a resource",
-            'request(span(), resource=b"".join(field(1, attribute(f"k{n}", b"")) for n in range(100_000)))',
-            "",
-            16,
-        ),
+        ("30k attributes on a span", 'request(span(*[attribute(f"key{n:06}", string("v")) for n in range(30_000)]))', "", 16),
+        ("4M attributes of nothing on a span", 'request(span(rest=b"\\x4a\\x00" * 4_000_000))', "ExportTooLarge", 8),
+        ("spans of 8k attributes of nothing", 'request(*[span(rest=b"\\x4a\\x00" * 8_000)] * 100)', "", 16),
+        ("long spans of attributes of nothing", 'request(*[span(rest=b"\\x4a\\x00" * 9_000)] * 200)', "ExportTooLarge", 8),
+        ("30k keys on a resource", 'request(span(), resource=b"".join(field(1, attribute(f"k{n}", b"")) for n in range(30_000)))', "", 16),
         ("a string of 16 MiB", 'request(span(attribute("user.id", string("x" * (16 << 20)))))', "", 64),
         ("an array of 8M nothings", 'request(span(attribute("user.id", field(5, b"\\x0a\\x00" * 8_000_000))))', "", 64),
         ("an attribute of 8M values", 'request(span(field(2, b"") * 8_000_000))', "", 32),

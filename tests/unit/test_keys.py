@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.access import keys as module
-from receiver.access.keys import DEFAULT_ACCOUNT, Keys, exposure_problems, generate_key, hash_key, key_problems
+from receiver.access.keys import DEFAULT_ACCOUNT, Keys, generate_key, hash_key
 from receiver.errors import Unauthenticated
 
 KEYS = Keys([("acme", hash_key("spt_one")), ("acme", hash_key("spt_two")), ("globex", hash_key("spt_three"))])
@@ -98,32 +98,3 @@ def test_generated_keys_are_long_different_and_fit_a_header() -> None:
         assert len(key) == 47
         assert key.isascii()
         assert Keys([("a", hash_key(key))]).account(f"Bearer {key}") == "a"
-
-
-def test_problems_are_all_named_and_never_repeat_a_secret() -> None:
-    """A key put where its digest belongs must not reach a log."""
-    problems = key_problems(
-        [("acme", "spt_secret"), ("", hash_key("a")), ("x", hash_key("b")), ("y", hash_key("b")), ("z", hash_key("c").upper())]
-    )
-    assert len(problems) == 4
-    assert not any("spt_secret" in problem for problem in problems)
-    assert key_problems([("acme", hash_key("a")), ("acme", hash_key("b"))]) == []
-
-
-@pytest.mark.parametrize(
-    ("loopback", "tls", "insecure", "keys", "count"),
-    [
-        (True, False, False, False, 0),
-        (False, True, False, True, 0),
-        (False, False, True, True, 0),
-        (False, False, False, True, 1),
-        (False, True, False, False, 1),
-        (False, False, True, False, 1),
-        (False, False, False, False, 2),
-    ],
-)
-def test_off_loopback_a_listener_needs_encryption_and_keys(loopback: bool, tls: bool, insecure: bool, keys: bool, count: int) -> None:
-    """TLS or the operator's word for the channel, keys for the accounts; each sentence names the setting."""
-    problems = exposure_problems("otlp.http", "0.0.0.0:4318", loopback=loopback, tls=tls, insecure=insecure, keys=keys)
-    assert len(problems) == count
-    assert all("otlp.http.endpoint = '0.0.0.0:4318'" in problem for problem in problems)

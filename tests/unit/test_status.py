@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from receiver import errors
+from receiver.config.endpoint import Endpoint
 from receiver.otlp import status
 from receiver.otlp.export import MAX_MESSAGE_BYTES, Answer, Encoding, cut
-from receiver.otlp.listen import CannotListen, Endpoint
+from receiver.otlp.listen import CannotListen, addresses
 from receiver.otlp.preface import MAX_PEERS, WrongProtocol, spoken
 from receiver.otlp.status import FAULT_RETRY_SECONDS, JITTER, TABLE, Refusals
 
@@ -164,47 +165,13 @@ def test_messages_are_cut_between_characters(message: str) -> None:
         assert short == message.encode("utf-8", "replace").decode()
 
 
-# --- the small neighbours: endpoints and foreign protocols ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port", "loopback"),
-    [
-        ("localhost:4317", "localhost", 4317, True),
-        ("127.0.0.1:0", "127.0.0.1", 0, True),
-        ("127.8.8.8:1", "127.8.8.8", 1, True),
-        ("[::1]:4317", "::1", 4317, True),
-        ("0.0.0.0:4317", "0.0.0.0", 4317, False),  # noqa: S104 -- read, not bound
-        ("[::]:65535", "::", 65535, False),
-        ("192.0.2.7:4317", "192.0.2.7", 4317, False),
-        ("otel.internal:4317", "otel.internal", 4317, False),
-    ],
-)
-def test_endpoints_are_read(text: str, host: str, port: int, loopback: bool) -> None:
-    """host:port, IPv6 in brackets; what is no loopback by its name counts as reachable."""
-    endpoint = Endpoint.parse(text)
-    assert (endpoint.host, endpoint.port, endpoint.is_loopback) == (host, port, loopback)
-    assert str(endpoint) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "4317", ":4317", "localhost", "localhost:", "localhost:http", "localhost:65536", "localhost:-1", "::1:4317", "[::g]:1",
-        "http://localhost:4317", "localhost:4318/v1/traces",
-    ],
-)  # fmt: skip
-def test_what_is_no_endpoint_is_said(text: str) -> None:
-    """With the text itself, so that the operator finds it."""
-    with pytest.raises(ValueError, match=r"endpoint|URL|IPv6|port") as refused:
-        Endpoint.parse(text)
-    assert repr(text) in str(refused.value)
+# --- the small neighbours: listening and foreign protocols ---------------------------------------------------------------------------
 
 
 def test_an_unknown_host_is_no_crash() -> None:
     """`.invalid` resolves nowhere by RFC 6761."""
     with pytest.raises(CannotListen, match=r"nowhere\.invalid"):
-        _ = Endpoint.parse("nowhere.invalid:4317").addresses
+        addresses(Endpoint("nowhere.invalid", 4317))
 
 
 def test_foreign_protocols_are_known_by_their_first_bytes() -> None:

@@ -10,6 +10,9 @@ another trace and process when nobody passed the trace context on. What joins tw
   same_place    below, all: no two ids, different scopes, agreeing counts, compatible models;
                 here: overlapping, in one trace, under one parent. A model-call span without usage around the one stands for it,
                 and so does a wrapper of its own scope that holds nothing else that is counted.
+  own_branch    here: in one trace, the inner one within the outer one (5 ms), and from the span where their branches part each
+                branch down to them was written by their own instrumentation alone. (One that never makes its spans current lets
+                the client's span stand under what was current before: @arizeai/openinference-instrumentation-openai-agents 0.2.)
   lost_parent   here: in one trace, the inner one's parent did not come, and it lies within the outer one (5 ms).
   lost_context  another trace, the same process; the inner one has no parent at all and lies within the outer one (5 ms).
   gateway       another trace, another process; the inner one's scope is a gateway's, it lies within the outer one, and both
@@ -39,6 +42,7 @@ SLACK_NANO: Final = 5_000_000  #: how far a twin may stick out of the other: two
 NEIGHBOURS: Final = 64  #: equal candidates compared with each one, next in time: a fan-out of so many equal prompts is told apart
 MAX_PAIRS: Final = 65_536  #: compared in one Group, about 100 ms; in one with more than 1,024 candidates each has fewer neighbours
 MAX_WRAPPERS: Final = 8  #: wrappers looked through above a span; real ones nest four deep
+MAX_BRANCH: Final = 32  #: spans of its own scope looked through above a call; a graph of agents nests some twenty deep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ class CountOptions:
 class _Side:
     """A candidate as it is compared: all its spans taken together."""
 
-    __slots__ = ("candidate", "end", "ids", "into", "joined", "lost_parent", "payers", "places", "rule", "scopes", "start", "top", "traces")
+    __slots__ = ("branch", "candidate", "end", "ids", "into", "joined", "lost_parent", "payers", "places", "rule", "scopes", "start", "top", "traces")
 
     def __init__(self, candidate: Candidate) -> None:
         spans = candidate.spans
@@ -71,6 +75,7 @@ class _Side:
             if response_id:
                 self.ids.add(response_id)
         self.places: set[Hashable] = set()  #: what it stands under
+        self.branch: set[Span] = set()  #: the spans above it, up to and with the first of another scope
         self.top = candidate.top  #: the outermost span of it, what only wraps it included
         self.payers = [candidate.span]  #: whose counts are compared
         self.into: _Side | None = None
@@ -181,11 +186,9 @@ def _same_id(one: _Side, other: _Side, options: CountOptions) -> bool:
 def _join_by_place_and_time(live: Sequence[_Side], options: CountOptions) -> bool:
     by_place: dict[Hashable, list[_Side]] = {}
     by_amount: dict[Hashable, list[_Side]] = {}
-    across = any(side.lost_parent for side in live) or len({trace for side in live for trace in side.traces}) > 1
     for side in live:
         for amount in side.amounts():
-            if across:
-                by_amount.setdefault(amount, []).append(side)
+            by_amount.setdefault(amount, []).append(side)
             for place in side.places:
                 by_place.setdefault((amount, place), []).append(side)
     neighbours = reach(len(live))
@@ -203,6 +206,9 @@ def _rule_without_ids(one: _Side, other: _Side, options: CountOptions) -> str:
     if not one.traces.isdisjoint(other.traces):
         if one.overlaps(other) and not one.places.isdisjoint(other.places):
             return "same_place"
+        within = one.lies_in(other) or other.lies_in(one)
+        if within and not one.branch.isdisjoint(other.branch):
+            return "own_branch"
         lost = options.lost_parent and ((one.lost_parent and one.lies_in(other)) or (other.lost_parent and other.lies_in(one)))
         return "lost_parent" if lost else ""
     same_process = one.top.source.process == other.top.source.process
@@ -313,6 +319,14 @@ def _find_places(sides: Iterable[_Side], candidates: Iterable[Candidate], tree: 
             higher = parents.get(above)
             side.places.add(higher if higher is not None else (trace_id, above.parent_span_id))
         side.lost_parent = tree.lost_its_parent(side.top)
+        above = parents.get(side.top)
+        for _ in range(MAX_BRANCH):
+            if above is None:
+                break
+            side.branch.add(above)
+            if above.source.scope not in side.scopes:
+                break
+            above = parents.get(above)
 
 
 def _counted_below(payers: Iterable[Span], trace_id: bytes, tree: Tree) -> dict[Span, int]:
