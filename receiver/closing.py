@@ -15,7 +15,7 @@ from typing import Final
 
 from receiver.clock import Clock
 from receiver.core.journal import Journal
-from receiver.core.outcome import Outcome, Theory, work_out
+from receiver.core.outcome import Outcome, Theory, not_worked_out, work_out
 from receiver.core.prices import PriceBook
 from receiver.core.sources import Sources
 from receiver.core.span import Span
@@ -70,9 +70,6 @@ class Closing:
                 await self.close_due(now=self._clock.monotonic())
             except Exception:
                 log.exception("closing failed; the same traces are tried again in %g s", RETRY_SECONDS)
-                self._set_timer(self._clock.monotonic() + RETRY_SECONDS)
-            else:
-                self._arm()
 
     async def close_due(self, *, now: float) -> int:
         """Release and close every trace whose time has come; returns how many traces."""
@@ -84,20 +81,31 @@ class Closing:
                     break
                 closed += await self._close()
         self._journal.forget(self._window.forget_due(now=now))
+        self._arm()
         return closed
 
     async def release_all(self, *, now: float) -> int:
-        """Release and close every open trace, whatever it waits for; returns how many traces."""
-        closed = 0
+        """Release and close every trace that is open now, whatever it waits for; returns how many traces.
+
+        What comes meanwhile stays open (it may be closed along), else a busy daemon would never be done.
+        """
+        closed, opened = 0, self._window.traces
         while True:
             async with self._turns:
                 self._released.extend(self._window.release_all(now=now, trigger=Trigger.MANUAL, most=SLICE_SPANS))
                 if not self._released:
-                    return closed
+                    break
                 closed += await self._close()
+            if closed >= opened and not self._window.oldest_age(now=now):
+                break
+        self._arm()
+        return closed
 
     async def _close(self) -> int:
-        """Close what was released, turn by turn. What a failed commit leaves is still in `_released`, for the next attempt."""
+        """Close what was released, turn by turn. What a failed commit leaves is still in `_released`, for the next attempt.
+
+        A failed commit raises what the journal raised, and the timer is set for that attempt.
+        """
         closed = 0
         while self._released:
             turn_ends = self._clock.monotonic() + TURN_SECONDS
@@ -109,9 +117,14 @@ class Closing:
                 outcomes.append((group, outcome))
                 if self._clock.monotonic() >= turn_ends:
                     break
-            await self._journal.close([outcome.close for _, outcome in outcomes])
-            for group, outcome in outcomes:
+            try:
+                await self._journal.close([outcome.close for _, outcome in outcomes])
+            except Exception:
+                self._set_timer(self._clock.monotonic() + RETRY_SECONDS)
+                raise
+            for _ in outcomes:  # all of them at once: what is committed must never be closed again, whatever happens below
                 self._released.popleft()
+            for group, outcome in outcomes:
                 closed += len(group.traces)
                 self._observe(group, outcome)
             await asyncio.sleep(0)
@@ -123,9 +136,17 @@ class Closing:
         def last_values(key: tuple[str, ...]) -> tuple[int, ...] | None:
             return fresh.get(key) or self._journal.cumulative(key)
 
-        if sum(len(trace.spans) + len(trace.earlier) for trace in group.traces) < GIANT_SPANS:
-            return work_out(group, self._theory, last_values)
-        return await asyncio.to_thread(work_out, group, self._theory, last_values)
+        try:
+            if sum(len(trace.spans) + len(trace.earlier) for trace in group.traces) < GIANT_SPANS:
+                return work_out(group, self._theory, last_values)
+            return await asyncio.to_thread(work_out, group, self._theory, last_values)
+        except Exception:
+            # It would fail again and again, and hold up everybody's traces behind it.
+            log.exception(
+                "a fault of ours: these traces could not be counted, and their model calls are listed as missing",
+                extra={"account": group.account, "traces": " ".join(trace.key.trace_id.hex() for trace in group.traces)},
+            )
+            return not_worked_out(group)
 
     def _observe(self, group: Group, outcome: Outcome) -> None:
         charges = outcome.close.charges
@@ -145,6 +166,8 @@ class Closing:
             self._sources.closed(charges, outcome.counted.missing)
 
     def _arm(self) -> None:
+        if self._released:  # a turn, or a failed one: either sets the timer when it ends
+            return
         deadline = self._window.next_deadline()
         if deadline is not None and deadline < self._armed_for:
             self._set_timer(deadline)
@@ -176,10 +199,10 @@ class Provisional:
 
     def add(self, account: str, spans: list[Span]) -> None:
         sums: dict[bytes, int] = {}
-        quote = self._book.quote
+        quote, model_call = self._book.quote, Klass.MODEL_CALL
         for span in spans:
             reading = span.reading
-            if reading is None or reading.tokens is None or reading.klass is not Klass.MODEL_CALL:
+            if reading is None or reading.klass is not model_call or reading.tokens is None:
                 continue
             cost = quote(
                 reading, account=account, start_unix_nano=span.start_unix_nano, received_unix_nano=span.received_unix_nano

@@ -23,7 +23,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # `cli` and `app` share a layer on purpose: the verbs call the composition root.
 MAY_MEET = {("cli", "app")}
 IMPURE = {
-    "asyncio", "time", "random", "logging", "socket", "os", "pathlib", "threading", "subprocess", "io", "sqlite3", "secrets", "uuid", "tempfile",
+    "asyncio", "time", "random", "logging", "socket", "os", "pathlib", "threading", "subprocess", "io", "sqlite3", "secrets", "uuid",
+    "tempfile",
 }  # fmt: skip
 MODULES = sorted(p for p in RECEIVER.rglob("*.py") if not p.name.endswith("_pb2.py"))
 

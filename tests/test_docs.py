@@ -135,7 +135,8 @@ def write() -> None:
     ):
         line = "|" + " --- |" * (head.count("|") - 1)
         table = "\n".join([head, line, *rows])
-        text, found = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}", text, flags=re.DOTALL)
+        between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text, found = between.subn(lambda marks, table=table: f"{marks[1]}\n{table}\n\n{marks[2]}", text)
         assert found == 1, name
     README.write_text(text)
 

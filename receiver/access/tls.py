@@ -116,7 +116,7 @@ def _read(files: TlsFiles) -> _Material:
             certificate, key = files.certificate.read_bytes(), files.key.read_bytes()
             client_ca = None if files.client_ca is None else files.client_ca.read_bytes()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            names = ", ".join(map(str, files.all))
+            names = ", ".join(dict.fromkeys(map(str, files.all)))
             raise UnusableCertificate(f"cannot use the TLS files {names}: {_cause(error)}") from error
         if _stamps(files) == before:  # else a renewal was under way: certificate and key may be of two pairs
             return _Material(certificate, key, client_ca, context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from receiver.cli.options import configured, read_config
+from receiver.cli.options import configured, read_config, usable_configuration
 from receiver.config import commented, effective
 
 
@@ -16,7 +16,8 @@ from receiver.config import commented, effective
 def check_config(config_file: str | None, assignments: tuple[str, ...], defaults: bool) -> None:
     """Check the configuration and show what it comes to.
 
-    Everything that is wrong is reported at once: unknown keys (with the nearest right one), wrong values, contradictions.
+    Everything that is wrong is reported at once: unknown keys (with the nearest right one), wrong values, contradictions,
+    then price lists and certificates that cannot be used.
     The effective values, file, environment and --set taken together, are written to standard output as TOML with secrets
     masked.
 
@@ -32,5 +33,9 @@ def check_config(config_file: str | None, assignments: tuple[str, ...], defaults
         click.echo(commented(), nl=False)
         return
     config = read_config(config_file, assignments)
+    from receiver import app  # noqa: PLC0415 -- brings the servers in, which --defaults and a wrong configuration need not wait for
+
+    with usable_configuration():
+        app.check(config)
     click.echo(effective(config), nl=False)
     click.secho("The configuration is right.", fg="green", err=True)

@@ -44,6 +44,8 @@ _REASONS: Final[dict[str, str]] = {
     "no_usage": "{n} span(s) of model calls show no usage: what they cost is not in this report",
     "sampled": "{n} span(s) belong to sampled traces: other traces were never sent, so the true cost is higher",
     "dropped_attributes": "{n} span(s) came with dropped attributes, counts may be among them",
+    "error": "{n} span(s) of failed model calls show no usage: most providers bill nothing for them",
+    "fault": "{n} span(s) of model calls could not be counted because of a fault in Spantoll, which the log describes: please report it",
 }
 
 

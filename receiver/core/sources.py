@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from receiver.core.attribution import Charge
 from receiver.core.calls.call import Missing
@@ -19,13 +19,8 @@ MAX_SOURCES: Final = 10_000
 OVERFLOW: Final = "__overflow__"
 
 
-class SourceKey(NamedTuple):
-    """What makes one source: the paying account, the service and the instrumentation."""
-
-    account: str
-    service: str
-    scope: str
-    version: str
+#: What makes one source: the paying account, the service, and the scope and version of the instrumentation.
+SourceKey = tuple[str, str, str, str]
 
 
 class SourceLine:
@@ -50,7 +45,7 @@ class Sources:
 
     def spans(self, account: str, source: Source, count: int, *, unix_nano: int) -> bool:
         """Count accepted spans; True when this is the first word from that source."""
-        key = SourceKey(account, source.service, source.scope, source.scope_version)
+        key = (account, source.service, source.scope, source.scope_version)
         line = self._lines.get(key)
         first = line is None
         if line is None:
@@ -61,24 +56,26 @@ class Sources:
 
     def closed(self, charges: Iterable[Charge], missing: Iterable[Missing]) -> None:
         """Count what a closed Group came to."""
+        lines = self._lines
         for charge in charges:
-            line = self._line(SourceKey(charge.account, charge.service, charge.scope, charge.scope_version))
+            key = (charge.account, charge.service, charge.scope, charge.scope_version)
+            line = lines.get(key) or self._line(key)
             line.calls += 1
             if charge.cache_evidence:
                 line.cache_modes[charge.cache_mode, charge.cache_evidence] += 1
         for lack in missing:
             if lack.reason == "no_usage":
                 source = lack.span.source
-                self._line(SourceKey(lack.account, source.service, source.scope, source.scope_version)).calls_without_usage += 1
+                self._line((lack.account, source.service, source.scope, source.scope_version)).calls_without_usage += 1
 
     def as_json(self) -> list[dict[str, object]]:
         """A row per source, by account, service, scope and version."""
         return [
             {
-                "account": key.account,
-                "service": key.service or None,
-                "scope": key.scope or None,
-                "version": key.version or None,
+                "account": account,
+                "service": service or None,
+                "scope": scope or None,
+                "version": version or None,
                 "spans": line.spans,
                 "calls": line.calls,
                 "calls_without_usage": line.calls_without_usage,
@@ -87,13 +84,13 @@ class Sources:
                 ],
                 "last_seen_unix_nano": line.last_seen_unix_nano,
             }
-            for key, line in sorted(self._lines.items())
+            for (account, service, scope, version), line in sorted(self._lines.items())
         ]
 
     def _line(self, key: SourceKey) -> SourceLine:
         line = self._lines.get(key)
         if line is None:
             if len(self._lines) >= self._most:
-                key = SourceKey(key.account, OVERFLOW, OVERFLOW, "")
+                key = (key[0], OVERFLOW, OVERFLOW, "")
             line = self._lines.setdefault(key, SourceLine())
         return line

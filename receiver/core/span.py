@@ -24,6 +24,19 @@ SPAN_KIND_CLIENT: Final = 3
 STATUS_CODE_ERROR: Final = 2
 
 
+class Keys:
+    """The keys of a span's attributes, in wire order: one object for all spans in which a Reader saw them.
+
+    What depends on the keys alone is worked out once and found again by this object's identity: in 30 ns, where the keys
+    must be gathered (0.4 us for a span of 15 attributes) to be looked up themselves. Equal keys may have several objects.
+    """
+
+    __slots__ = ("names",)
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+
 class Source:
     """The resource and instrumentation scope of a batch of spans; one object is shared by all its spans.
 
@@ -62,7 +75,7 @@ class Source:
 class Span:
     """One OTLP span, reduced to what counting, pricing and attribution read.
 
-    Immutable after intake by convention: `reading` is the only slot that is written later (once, by `usage.Reader.read`).
+    Immutable after intake by convention: only `reading` and `keys` are written later (once, by `usage.Reader.read`).
     """
 
     __slots__ = (
@@ -70,6 +83,7 @@ class Span:
         "dropped_attributes",
         "end_unix_nano",
         "flags",
+        "keys",
         "kind",
         "name",
         "parent_span_id",
@@ -118,6 +132,7 @@ class Span:
         self.size = size  #: accounted bytes in the window: an estimate of what this record holds in memory
         self.received_unix_nano = received_unix_nano  #: when its request was received; 0 offline (priced at its own start)
         self.reading: Reading | None = None  #: what the span says of a model call; set at intake by `usage.Reader.read`
+        self.keys: Keys | None = None  #: those of its attributes; set together with `reading`
 
     @property
     def is_root(self) -> bool:

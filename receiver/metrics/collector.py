@@ -58,7 +58,7 @@ class Counter:
     def add(self, labels: tuple[str, ...], amount: int) -> None:
         """Count; `amount` >= 0."""
         if self._caps:
-            labels = tuple(cap.of(value) for cap, value in zip(self._caps, labels, strict=True))
+            labels = tuple([cap.of(value) for cap, value in zip(self._caps, labels, strict=True)])
         try:
             self.values[labels] += amount
         except KeyError:
@@ -123,15 +123,11 @@ class Metrics:
         """Count what was closed. Charges of one trace should come together: their sum is the trace's cost."""
         rows, more, marks = self._calls.rows, self._more, self._cost_marks
         traces: dict[tuple[str, bytes], tuple[int, str | None]] = {}
+        doubts: dict[str, int] = {}
         for charge in charges:
-            quote = charge.quote
-            raw: Raw = (
-                charge.account,
-                charge.agent,
-                quote.model or charge.model,
-                quote.provider or charge.provider,
-                quote.basis._value_,
-            )
+            basis, cost, _, _, model, provider, _, savings, premium, _, _, _ = charge.quote
+            account = charge.account
+            raw: Raw = (account, charge.agent, model or charge.model, provider or charge.provider, basis._value_)
             if more is not None:
                 extra = more(charge)
                 raw += extra if len(self._dimensions) > 1 else (extra,)
@@ -141,30 +137,31 @@ class Metrics:
             tokens = charge.tokens
             row[_CALLS] += 1
             row[_UNCACHED] += tokens.uncached
-            row[_READ] += tokens.cache_read
-            row[_WRITE] += tokens.cache_write_5m + tokens.cache_write_1h + tokens.cache_write_unknown
             row[_OUTPUT] += tokens.output_total
-            cost = quote.cost_pusd
+            if tokens.input_total != tokens.uncached:
+                row[_READ] += tokens.cache_read
+                row[_WRITE] += tokens.cache_write
             if cost is None:
                 self._add_unpriced(charge, now_unix_nano)
             else:
                 row[_COST] += cost
-                marks[id(row)] = (charge.trace_id, cost, now_unix_nano)
-                key = (charge.account, charge.trace_id)
+                trace_id = charge.trace_id
+                marks[id(row)] = (trace_id, cost, now_unix_nano)
+                key = (account, trace_id)
                 before = traces.get(key)
                 traces[key] = (cost, charge.workflow) if before is None else (before[0] + cost, before[1] or charge.workflow)
-                if quote.cache_savings_pusd or quote.cache_premium_pusd:
+                if savings or premium:
                     self._add_caching(charge, now_unix_nano)
-            if charge.doubts:
-                doubts = self._counters["doubts"]
-                for reason in charge.doubts:
-                    doubts.add((reason,), 1)
+            for reason in charge.doubts:
+                doubts[reason] = doubts.get(reason, 0) + 1
         for (account, trace_id), (cost, workflow) in traces.items():
             row = self._trace_costs.rows.get((account, workflow))
             if row is None:
                 row = self._trace_costs.row((account, workflow), now_unix_nano=now_unix_nano)
             bucket = self._add_to(BY_NAME["trace_cost_usd"], row, cost)
             self._bucket_marks[id(row), bucket] = (trace_id, cost, now_unix_nano)
+        for reason, calls in doubts.items():
+            self._counters["doubts"].add((reason,), calls)
 
     def counted(self, counters: Mapping[tuple[str, tuple[str, ...]], int]) -> None:
         """Add the counters of `calls.count`: (name with `_total`, label values) -> increment."""

@@ -130,7 +130,7 @@ FAMILIES: Final = (
         name="missing_spans",
         kind=Kind.COUNTER,
         labels=("account", "reason"),
-        help="Spans that show a loss before they came: model calls without usage, sampled traces, dropped attributes.",
+        help="Spans that show a loss: model calls without usage (no_usage; error: failed ones), sampled traces, dropped attributes, or a fault of the daemon.",
     ),
     Family(
         name="cache_mode_guess",

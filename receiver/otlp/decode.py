@@ -178,7 +178,8 @@ class Decoder:
         attributes: Attributes
         last_trace: bytes | None = None
         pairs.fresh = pairs.lost = text.sanitized = 0
-        for trace_id, span_id, parent, raw_name, kind, start, end, flags, dropped, state, status, raws in map(_fields, messages):
+        for read in map(_fields, messages):
+            trace_id, span_id, parent, raw_name, kind, start, end, flags, dropped, state, status, raws = read
             if trace_id == last_trace:
                 trace_id = last_trace  # one object for the neighbours of a trace
             elif len(trace_id) != 16 or trace_id == NO_TRACE:

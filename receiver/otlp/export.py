@@ -31,7 +31,9 @@ class Outcome(Enum):
     ACCEPTED = "accepted"  #: stored whole
     PARTIAL = "partial"  #: stored, some of its spans were rejected alone
     REFUSED = "refused"  #: nothing of it was stored, and the client was told why
-    ABANDONED = "abandoned"  #: the client left before its request had come whole; nothing was stored
+    #: the client left before its request had come whole; nothing was stored. Over gRPC also: a message over the limit, which gRPC's core
+    #: answers by itself and tells nobody
+    ABANDONED = "abandoned"
     DISCARDED = "discarded"  #: metrics or logs, accepted and dropped because the operator said so
 
 

@@ -41,6 +41,7 @@ INFLATED: Final = frozenset({"gzip", "deflate"})  #: the OTLP spec asks for gzip
 INFLATE_IN_THREAD_BYTES: Final = 32_768
 #: Threads for inflation: also the bound of how many bodies can be over their reservation at one moment.
 INFLATE_THREADS: Final = 2
+SERVER: Final = "spantoll"  #: in place of the names and versions of what it is made of
 TLS_SHUTDOWN_SECONDS: Final = 1.0  #: how long a TLS close is waited for
 
 
@@ -352,11 +353,11 @@ def _base(content_type: str | None) -> str:
 
 
 def _ok(body: bytes, encoding: Encoding) -> web.Response:
-    return web.Response(body=body, headers={"Content-Type": encoding.value})
+    return web.Response(body=body, headers={"Content-Type": encoding.value, "Server": SERVER})
 
 
 def _refused(refusal: Refusal, encoding: Encoding) -> web.Response:
-    headers = {"Content-Type": encoding.value}
+    headers = {"Content-Type": encoding.value, "Server": SERVER}
     if refusal.retry_after is not None:
         headers["Retry-After"] = refusal.retry_after
     if refusal.http == 401:

@@ -30,6 +30,7 @@ from receiver.otlp.json_values import (
     enum,
     hex_id,
     integer,
+    listed,
     scalar,
     string,
     unbase64,
@@ -175,8 +176,10 @@ class Reader:
         trace_id, span_id = hex_id(fields, "traceId"), hex_id(fields, "spanId")
         parent = hex_id(fields, "parentSpanId")
         start, end = integer(fields, "startTimeUnixNano", UINT64), integer(fields, "endTimeUnixNano", UINT64)
-        status = fields.get("status") or {}
-        if not isinstance(status, dict):
+        status = fields.get("status")
+        if status is None:
+            status = {}
+        elif not isinstance(status, dict):
             raise MalformedExport("status is not an object")
         kind, code = enum(fields, "kind", "SPAN_KIND_", KINDS), enum(status, "code", "STATUS_CODE_", STATUS_CODES)
         flags, state, name = integer(fields, "flags", UINT32), string(fields, "traceState"), string(fields, "name")
@@ -224,10 +227,7 @@ class Reader:
                 raise MalformedExport(f"an object was expected where {str(fields)[:40]!r} stands")
             else:
                 found.fields = camel(fields)
-                attributes = found.fields.get("attributes") or ()
-                if not isinstance(attributes, list | tuple):
-                    raise MalformedExport("attributes is not an array")
-                found.pairs = tuple(self._wanted(attributes, always))
+                found.pairs = tuple(self._wanted(listed(found.fields, "attributes"), always))
         except TooLong:
             pairs: list[Pair] = []
             for key in cursor.members():
@@ -256,7 +256,7 @@ class Reader:
             except TooLong:
                 attribute = yield from self._long_attribute(cursor, always)
             before = self._fresh
-            for pair in self._wanted((attribute,), always):
+            for pair in self._wanted([attribute], always):
                 if len(pairs) < self._max_attributes:
                     pairs.append(pair)
                 else:
@@ -269,27 +269,29 @@ class Reader:
                 yield
 
     def _long_attribute(self, cursor: Cursor, always: tuple[str, ...]) -> Generator[None, None, Object | None]:
-        """A KeyValue of which only a string value is kept: a list or map of that size is over every limit."""
+        """A KeyValue that does not fit into a window. A string is read all the same; a list or map of that size is over every limit."""
         found: Object = {}
         was_skipped = False
         for key in cursor.members():
             if key == "value":
+                value = found["value"] = {}
                 for kind in cursor.members():
-                    if kind in ("stringValue", "string_value"):
-                        found["value"] = {"stringValue": cursor.value()}
-                    else:
-                        was_skipped = not (yield from cursor.skip()) or was_skipped
+                    try:
+                        value[kind] = cursor.value()
+                    except TooLong:
+                        yield from cursor.skip()
+                        was_skipped = True
             elif key == "key":
                 found["key"] = cursor.value()
             else:
                 yield from cursor.skip()
-        if was_skipped and "value" not in found:
+        if was_skipped and not found["value"]:
             key = string(found, "key")
             self._lost += bool(self._limits.of(key) or key in always)
             return None
         return found
 
-    def _wanted(self, attributes: list[Any] | tuple[Any, ...], always: tuple[str, ...]) -> Iterator[Pair]:
+    def _wanted(self, attributes: list[Any], always: tuple[str, ...]) -> Iterator[Pair]:
         """The pairs that are worth keeping, in order."""
         pairs, room, of = self._memo.pairs, self._memo.room, self._limits.of
         for attribute in attributes:
@@ -348,9 +350,7 @@ class Reader:
         nested.weigh(0)
         if kind not in ("arrayValue", "kvlistValue"):
             return scalar(kind, item)
-        values = item.get("values") or () if isinstance(item, dict) else None
-        if not isinstance(values, list | tuple):
-            raise MalformedExport(f"{kind} is not an object with an array as its values")
+        values = listed(item, "values")
         if kind == "arrayValue":
             return [self._nested(nested, *any_value(value), depth - 1) for value in values]
         found: dict[str, Value] = {}

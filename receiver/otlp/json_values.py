@@ -45,6 +45,16 @@ def string(fields: Object, name: str) -> str:
     return value
 
 
+def listed(fields: Object, name: str) -> list[Any]:
+    """An array member; [] when it is absent or null."""
+    value = fields.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise MalformedExport(f"{name} is not an array")
+    return value
+
+
 def number(value: Any, name: str, bounds: tuple[int, int]) -> int:
     """A protobuf integer: a JSON number or, as 64-bit ones should be, a decimal string."""
     if isinstance(value, str):
@@ -111,7 +121,7 @@ def any_value(value: Any) -> tuple[str, Any]:
         kind = name if name in TYPES else re.sub("_([a-z])", lambda match: match[1].upper(), name)
         if kind in TYPES and item is not None:
             if not isinstance(item, TYPES[kind]):
-                raise MalformedExport(f"{kind} is not of its type: {str(item)[:40]!r}")
+                raise MalformedExport(f"{kind} holds no value of its type: {str(item)[:40]!r}")
             return kind, item
     return "", None
 

@@ -5,14 +5,18 @@
 
 Everything together is what the daemon does with a request behind its wire and until its charges are on the metrics:
 decode, unseen, read, accept, hold, release, count, price, attribute, close, observe, driven through the daemon's own Intake and Closing.
-Each round has a daemon and ids of its own. About every `--hold` spans the clock leaps ahead, so that the window lets go what it holds.
-CPU is `time.process_time`. What the metrics show at the end of a round is held against what was sent; exit code 1 if they differ.
+Each round has a daemon and ids of its own. About every `--hold` spans the clock leaps ahead, so that the window lets go what it holds;
+of the captures after each cycle, for copies of one call in one window would make work that real traffic does not.
+
+CPU is `time.process_time`; how much of it Python's garbage collector took stands beside it, with its longest pause. What the metrics
+show at the end of a round is held against what was sent; exit code 1 if they differ.
 """
 
 from __future__ import annotations
 
 import asyncio
 import cProfile
+import gc
 import io
 import logging
 import pstats
@@ -21,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from receiver import app, config
 from receiver.clock import SystemClock
@@ -86,6 +91,8 @@ class Case:
     load: Load
     decode: list[float] = field(default_factory=list)
     chain: list[float] = field(default_factory=list)
+    collector: list[float] = field(default_factory=list)  #: the garbage collector's part of `chain`
+    pauses: list[float] = field(default_factory=list)  #: its longest pause, in milliseconds
     stages: dict[str, list[float]] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)  #: where the metrics were wrong
 
@@ -93,13 +100,43 @@ class Case:
     def name(self) -> str:
         return f"{self.load.name} {self.load.batch}"
 
+    def hold(self, most: int) -> int:
+        """Spans that the window holds before it lets go."""
+        return min(most, self.load.spans) if self.load.name == "captures" else most
+
     def as_json(self) -> report.Record:
         return {
             "load": self.load.name,
             "batch": self.load.batch,
-            "us_per_span": {"decode": self.decode, "chain": self.chain, "stages": self.stages},
+            "us_per_span": {"decode": self.decode, "chain": self.chain, "collector": self.collector, "stages": self.stages},
+            "longest_pause_ms": self.pauses,
             "findings": self.findings,
         }
+
+
+class Collector:
+    """Inside, what the garbage collector takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.longest = 0.0
+        self._begun = 0.0
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        gc.callbacks.append(self._told)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._told)
+
+    def _told(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._begun = time.process_time()
+        else:
+            taken = time.process_time() - self._begun
+            self.seconds += taken
+            self.longest = max(self.longest, taken)
 
 
 def measure(case: Case, *, spans: int, hold: int, decoding: Callable[[Sequence[bytes]], None]) -> None:
@@ -117,9 +154,12 @@ def measure(case: Case, *, spans: int, hold: int, decoding: Callable[[Sequence[b
     async def play() -> float:
         chain = Chain()
         await chain.play(warm_up, hold=hold, spans_a_cycle=case.load.spans)
-        begin = time.process_time()
-        await chain.play(cycles, hold=hold, spans_a_cycle=case.load.spans)
-        seconds = time.process_time() - begin
+        with Collector() as collector:
+            begin = time.process_time()
+            await chain.play(cycles, hold=hold, spans_a_cycle=case.load.spans)
+            seconds = time.process_time() - begin
+        case.collector.append(collector.seconds * 1e6 / total)
+        case.pauses.append(collector.longest * 1e3)
         case.findings += differences(case.load.worth(made), await chain.shown())
         return seconds
 
@@ -184,12 +224,25 @@ def tables(cases: Sequence[Case]) -> str:
             report.spread(case.decode),
             f"{min(case.chain):.2f}",
             report.spread(case.chain),
+            f"{case.collector[case.chain.index(min(case.chain))]:.2f}",
+            f"{max(case.pauses):.0f}",
             f"{min(case.chain) * case.load.batch:.0f}",
             report.verdict(case.findings),
         )
         for case in cases
     ]
-    columns = ("load", "spans/request", "decode", "median (range)", "chain", "median (range)", "us/request", "metrics")
+    columns = (
+        "load",
+        "spans/request",
+        "decode",
+        "median (range)",
+        "chain",
+        "median (range)",
+        "of it gc",
+        "longest gc ms",
+        "us/request",
+        "metrics",
+    )
     rows = [[stage, *(f"{min(case.stages[stage]):.2f}" for case in cases)] for stage in [*(stage for stage, _, _ in STAGES), REST]]
     rows.append(["sum", *(f"{sum(min(values) for values in case.stages.values()):.2f}" for case in cases)])
     return (
@@ -205,7 +258,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.choose_loads(options)
     options.add_argument("--spans", type=report.positive, default=50_000, help="in a round, rounded up to whole cycles (default 50000)")
     options.add_argument("--rounds", type=report.positive, default=5, help="rounds of each case, in turn (default 5)")
-    options.add_argument("--hold", type=report.positive, default=20_000, help="spans that the window holds before it lets go (default 20000)")
+    options.add_argument(
+        "--hold", type=report.positive, default=20_000, help="spans that the window holds before it lets go (default 20000)"
+    )
     options.add_argument("--profile", action="store_true", help="also the ten functions that take the most time themselves, case by case")
     chosen = options.parse_args(arguments)
     logging.disable(logging.INFO)  # the daemon's line on each new source
@@ -219,13 +274,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in range(chosen.rounds):
         for case in cases:
             print(f"round {number + 1}/{chosen.rounds} {case.name}", file=sys.stderr)
-            measure(case, spans=chosen.spans, hold=chosen.hold, decoding=decoding)
-            measure_stages(case, spans=chosen.spans, hold=chosen.hold)
+            measure(case, spans=chosen.spans, hold=case.hold(chosen.hold), decoding=decoding)
+            measure_stages(case, spans=chosen.spans, hold=case.hold(chosen.hold))
     print(tables(cases))
     if chosen.profile:
         for case in cases:
             print(f"\n{case.name}, under cProfile (which makes small functions look dearer)")
-            print(profile(case, spans=chosen.spans, hold=chosen.hold))
+            print(profile(case, spans=chosen.spans, hold=case.hold(chosen.hold)))
     for case in cases:
         for finding in case.findings:
             print(f"{case.name}: {finding}")

@@ -97,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--load", choices=NAMES, default="generated", help="default: generated")
     options.add_argument("--batch", type=report.positive, default=512, help="spans in a request (default 512)")
     options.add_argument("--spans", type=report.positive, default=1_000_000, help="spans to hold (default 1000000: about 1 GiB)")
-    options.add_argument("--lines", action="store_true", help="also the lines that made most of it (slow; the other figures then weigh the tracing)")
+    options.add_argument(
+        "--lines", action="store_true", help="also the lines that made most of it (slow; the other figures then weigh the tracing)"
+    )
     chosen = options.parse_args(arguments)
     logging.disable(logging.INFO)  # the daemon's line on each new source
     seed = random.randrange(1 << 32) if chosen.seed is None else chosen.seed

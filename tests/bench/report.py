@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
 import statistics
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.bench.load import BATCHES, NAMES
 
 Record = dict[str, Any]  # of JSON
 #: What makes a difference to the figures, where it is installed.
-PACKAGES = ("protobuf", "grpcio", "aiohttp", "uvloop", "isal", "pygrpc-native")
+PACKAGES: Final = ("protobuf", "grpcio", "aiohttp", "uvloop", "isal", "pygrpc-native")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -50,10 +50,13 @@ def positive(text: str) -> int:
 
 def machine() -> Record:
     """Where the figures were taken, and with what."""
-    installed = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name.replace("-", "_").replace("grpcio", "grpc").replace("protobuf", "google.protobuf"))}
+    installed: dict[str, str] = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
     cpu = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "cpu": cpu[0] if cpu else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
@@ -68,11 +71,14 @@ def say_machine(found: Record) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: the first to the left, numbers to the right."""
+    """Aligned columns: words to the left, numbers to the right."""
     every = [list(columns), *(list(row) for row in rows)]
     widths = [max(len(row[at]) for row in every) for at in range(len(columns))]
+    numbers = [bool(rows) and rows[0][at][:1].isdigit() for at in range(len(columns))]
     lines = [
-        "  ".join(text.ljust(width) if row[at][:1].isalpha() or not row[at] else text.rjust(width) for at, (text, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            text.rjust(width) if is_number else text.ljust(width) for text, width, is_number in zip(row, widths, numbers, strict=True)
+        )
         for row in every
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))

@@ -1,7 +1,7 @@
 """Send bodies as exporters do, several at once, and keep the books of the answers.
 
-gRPC goes through grpcio's own client, as the exporters of most languages do: over four connections, without (de)serializers. HTTP goes over raw
-kept-alive connections with one request at a time each, for about 20 us a request, so that the daemon is what limits.
+gRPC goes through grpcio's own client, which Python's exporters use: over four connections, without (de)serializers. HTTP goes over
+raw kept-alive connections with one request at a time each, for about 20 us a request, so that the daemon is what limits.
 An answer counts when it says full success: gRPC OK or HTTP 200, with an empty ExportTraceServiceResponse.
 """
 
@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -44,11 +45,11 @@ def send_grpc(port: int, bodies: Sequence[bytes], *, in_flight: int) -> Sent:
     sent, slots, lock = Sent(), threading.Semaphore(in_flight), threading.Lock()
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
     channels = [grpc.insecure_channel(f"127.0.0.1:{port}", options=options) for _ in range(CONNECTIONS)]
-    calls = [channel.unary_unary(EXPORT) for channel in channels]
+    calls: list[Any] = [channel.unary_unary(EXPORT) for channel in channels]
 
-    def answered(future: Any, begun: float) -> None:
+    def answered(begun: float, future: Any) -> None:
         code = future.code()
-        problem = f"{code.name}: {future.details()}" if code is not grpc.StatusCode.OK else _partial(future.result())
+        problem = f"{code.name}: {future.details()}" if code is not grpc.StatusCode.OK else _rejected(future.result())
         with lock:
             sent.answer(problem, time.perf_counter() - begun)
         slots.release()
@@ -59,7 +60,7 @@ def send_grpc(port: int, bodies: Sequence[bytes], *, in_flight: int) -> Sent:
             slots.acquire()
             begun = time.perf_counter()
             future = calls[number % CONNECTIONS].future(body, timeout=PATIENCE_SECONDS)
-            future.add_done_callback(lambda future, begun=begun: answered(future, begun))
+            future.add_done_callback(partial(answered, begun))
         for _ in range(in_flight):
             slots.acquire()
         sent.wall_seconds = time.perf_counter() - begin
@@ -112,7 +113,7 @@ class _Line(asyncio.Protocol):
             return
         status = head.split(b" ", 2)[1].decode()
         self._waiting, self._answer = False, b""
-        problem = f"HTTP {status}: {body[:200]!r}" if status != "200" else _partial(body)
+        problem = f"HTTP {status}: {body[:200]!r}" if status != "200" else _rejected(body)
         self._sent.answer(problem, time.perf_counter() - self._begun)
         self._next()
 
@@ -132,5 +133,5 @@ class _Line(asyncio.Protocol):
         self._transport.writelines((self._head % len(body), body))
 
 
-def _partial(answer: bytes) -> str:
+def _rejected(answer: bytes) -> str:
     return "" if not answer else f"partial success: {answer[:200]!r}"

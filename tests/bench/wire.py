@@ -3,10 +3,10 @@
     python -m tests.bench.wire
     python -m tests.bench.wire --subject http --subject "grpc native" --load generated --batch 8 --rounds 5
 
-Each run starts a daemon of its own on one core and sends from another one, several requests at once, as fast as answers come. After a
-warm-up, CPU (user and system) is read from /proc before the first request and again once the daemon is idle after the last, so the closing
-of its traces is in it. /proc counts ticks of 10 ms: let a run last for seconds. The metrics must show exactly what was acknowledged, in calls,
-tokens and cost, by agent and model; exit code 1 if a run shows anything else or a request was not taken.
+Each run starts a daemon of its own on one core and sends from another one, several requests at once, as fast as answers come.
+After a warm-up, CPU (user and system) is read from /proc before the first request and again once the daemon is idle after the last,
+so the closing of its traces is in it. /proc counts ticks of 10 ms: let a run last for seconds. The metrics must show exactly what was
+acknowledged, in calls, tokens and cost, by agent and model; exit code 1 if a run shows anything else or a request was not taken.
 
 Subjects: `grpc` (grpcio's asyncio server), `grpc native` (pygrpc-native's, where the extra `fast` is installed) and `http` (aiohttp's).
 """
@@ -53,6 +53,11 @@ SUBJECTS: Final = (
     Subject("grpc native", "otlp.grpc", send_grpc, ("otlp.grpc.server=native",), needs="pygrpc_native"),
     Subject("http", "otlp.http", send_http),
 )
+
+
+def is_there(subject: Subject) -> bool:
+    """Whether what it needs is installed."""
+    return not subject.needs or importlib.util.find_spec(subject.needs) is not None
 
 
 @dataclass
@@ -184,7 +189,7 @@ def _cycles(one: Load, *, spans: int, requests: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    there = [subject for subject in SUBJECTS if not subject.needs or importlib.util.find_spec(subject.needs)]
+    there = [subject for subject in SUBJECTS if is_there(subject)]
     options = report.parser(__doc__)
     report.choose_loads(options)
     options.add_argument(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import importlib.util
 import socket
 import sys
+import weakref
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -20,8 +23,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from receiver.access.keys import Keys, hash_key
 from receiver.config.endpoint import Endpoint
 from receiver.core.admission import InFlight
-from receiver.errors import Overloaded
-from receiver.otlp.export import Encoding, Outcome
+from receiver.errors import MalformedExport, Overloaded
+from receiver.otlp.export import Answer, Encoding, Outcome
 from receiver.otlp.grpc_server import GrpcOptions
 from receiver.otlp.listen import CannotListen
 from tests.integration.wire_helpers import H2, KEY, LIMIT, MATRIX, MATRIX_IDS, House, Scenario, grpc_call, grpc_server
@@ -242,6 +245,51 @@ async def test_an_export_that_has_begun_outlives_its_client(server_kind: str) ->
     assert len(house.got) == 1
     assert seen.outcome is Outcome.ACCEPTED
     assert house.budget.held() == 0
+
+
+@pytest.mark.parametrize("refused", ["by the budget", "as malformed"])
+async def test_a_refused_message_does_not_outlive_its_call(refused: str) -> None:
+    """What gRPC keeps of a refusal (an exception in a circle with its frames) holds no message that would wait for the collector."""
+    watched: list[weakref.ref[object]] = []
+
+    def watch(what: _Watched) -> _Watched:
+        watched.append(weakref.ref(what))
+        return what
+
+    class Watching(House):
+        def reserve(self, account: str, size: int) -> None:
+            if refused == "by the budget" and size > 1_000 and self.budget.held():  # when the message has come
+                raise watch(Overloaded(reason="memory", retry_after_seconds=1))
+            super().reserve(account, size)
+
+        async def export(self, *_: Any, **__: Any) -> Answer:
+            raise watch(MalformedExport("the body is no OTLP export request"))
+
+    house = Watching()
+    gc.disable()
+    try:
+        async with grpc_server(house) as server:
+            inner = server._read
+
+            async def read(context: Any, account: str) -> bytes:
+                return watch(_Message(await inner(context, account)))  # type: ignore[return-value]  # bytes in all but name
+
+            server._read = read  # type: ignore[method-assign, assignment]  # messages that can be watched
+            for _ in range(3):
+                assert (await grpc_call(server.bound[0][1], bytes(100_000))).code in (3, 14)
+            await house.until_seen(3)
+            alive = [each() for each in watched if each() is not None]
+    finally:
+        gc.enable()
+    assert len(watched) == (3 if refused == "by the budget" else 6)
+    assert alive == []
+
+
+_Watched = TypeVar("_Watched")
+
+
+class _Message(bytearray):
+    """Bytes that a weak reference can point to."""
 
 
 async def test_memory_is_held_for_the_size_that_came(server_kind: str) -> None:

@@ -113,6 +113,11 @@ def test_the_nearest_name_pays() -> None:
         ("planner", {"mastra.span.type": "agent_run"}, "planner"),
         ("x", {"traceloop.span.kind": "agent", "traceloop.entity.name": "planner"}, "planner"),
         ("x", {"gen_ai.operation.name": "invoke_agent", "ai.telemetry.functionId": "planner"}, "planner"),
+        ("ai.generateText planner", {"openinference.span.kind": "AGENT", "operation.name": "ai.generateText planner"}, "planner"),
+        ("planner.agent", {"agentops.span.kind": "agent"}, "planner"),
+        ("x", {"agentops.span.kind": "agent", "operation.name": "planner"}, "planner"),
+        ("planner", {"langwatch.span.type": "agent"}, "planner"),
+        ("x", {"span.type": "agentic.invocation", "entity.1.name": "planner"}, "planner"),
         ("x", {"crewai.agent.role": "planner"}, "planner"),
         ("x", {"lk.agent_name": "planner"}, "planner"),
         ("x", {"agent_name": "planner"}, "planner"),
@@ -228,6 +233,23 @@ def test_key_strength_comes_before_nearness() -> None:
     call = told.call({"gen_ai.conversation.id": "conv-9", "llm.user": "weak"}, under=told.span("a", under=root))
     charge = told.charge(call)
     assert (charge.session, charge.user) == ("s-1", "u-1")
+
+
+def test_any_key_that_ends_in_a_conversation_is_a_session_of_last_resort() -> None:
+    """VoltAgent's is one; a stated session comes first."""
+    told = Told()
+    root = told.span("root", {"voltagent.conversation_id": "conv-9"})
+    assert told.charge(told.call({}, under=root)).session == "conv-9"
+    assert told.charge(told.call({"session.id": "s-1"}, under=root)).session == "s-1"
+
+
+def test_an_entity_is_an_agents_name_only_where_nothing_better_names_one() -> None:
+    """VoltAgent writes it on every span below an agent, of a tool's call too."""
+    told = Told()
+    entity = {"entity.type": "agent", "entity.name": "researcher"}
+    root = told.span("root", entity)
+    assert told.charge(told.call(entity, under=root)).agent == "researcher"
+    assert told.charge(told.call({**entity, "gen_ai.agent.name": "writer"}, under=root)).agent == "writer"
 
 
 def test_a_session_that_copies_the_conversation_is_as_weak() -> None:
@@ -513,3 +535,23 @@ def test_memories_are_bounded() -> None:
     assert sum(len(shape.known) for shape in rules._shapes.values()) <= 16_384
     rules.facts(told.span("x", {f"{number}.user_id": "u" for number in range(300)}))
     assert max(map(len, rules._shapes)) <= 256
+
+
+def test_a_span_named_for_a_method_names_no_agent() -> None:
+    """LlamaIndex marks `FunctionCallingAgentWorker.run_step` as an agent: the one above it pays; alone it is better than nothing."""
+    told = Told()
+    planner = told.span("invoke_agent planner")
+    step = told.span("FunctionCallingAgentWorker.run_step", {"openinference.span.kind": "AGENT"}, under=planner, klass="A")
+    assert told.charge(told.call(under=step)).agent == "planner"
+    alone = told.span("FunctionCallingAgentWorker.run_step", {"openinference.span.kind": "AGENT"}, klass="A", trace=2)
+    assert told.charge(told.call(under=alone, trace=2)).agent == "FunctionCallingAgentWorker.run_step"
+
+
+def test_respan_and_paid_name_their_customers() -> None:
+    """Respan's customer is the user of the application, Paid's is who pays for it."""
+    told = Told()
+    respan = told.span("a", {"respan.customer_params.customer_identifier": "u-ann", "respan.threads.thread_identifier": "s-11"})
+    charge = told.charge(told.call(under=respan))
+    assert (charge.user, charge.session) == ("u-ann", "s-11")
+    paid = told.charge(told.call({"external_customer_id": "acme", "external_agent_id": "support"}, trace=2))
+    assert (paid.tenant, paid.agent, paid.user) == ("acme", "support", None)

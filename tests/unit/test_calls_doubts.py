@@ -28,6 +28,8 @@ USAGE = tokens(100, 9)
         ({"known_emitter": False}, {Doubt.UNKNOWN_EMITTER}),
         ({"clamped": 1}, {Doubt.CLAMPED}),
         ({"rejected": 1}, {Doubt.CLAMPED}),
+        ({"usage": tokens(0, 9)}, {Doubt.CLAMPED}),
+        ({"usage": tokens(0, 9), "family": "image"}, set()),
     ],
     ids=str,
 )
@@ -80,6 +82,17 @@ def test_an_agent_that_stands_for_several_calls_is_doubted() -> None:
     assert buckets(counted.calls) == (300, 0, 0, 30)
     assert counted.calls[0].doubts == {Doubt.OUTER_WITHOUT_INNER}
     assert counted.missing == []
+
+
+@pytest.mark.parametrize(("failed", "doubts"), [(0, {Doubt.OUTER_WITHOUT_INNER}), (2, set())])
+def test_a_model_call_that_stands_for_several_is_doubted(failed: int, doubts: set[Doubt]) -> None:
+    """One span around the steps of a loop holds their sum; around a step that failed and its repetition it holds one call's."""
+    story = Story()
+    top = story.span(reading("L", tokens(300, 30)))
+    story.span(reading("L"), under=top, at=(0, 9), status=failed)
+    story.span(reading("L"), under=top, at=(10, 19))
+    [call] = story.count().calls
+    assert call.doubts == doubts
 
 
 def test_an_agent_around_one_call_without_usage_is_not_doubted() -> None:
@@ -182,3 +195,28 @@ def test_a_response_cache_hit_is_no_call() -> None:
     assert counted.missing == []
     assert sum(amount for (name, _), amount in counted.counters.items() if name == "response_cache_hits_total") == 1
     assert sum(amount for (name, _), amount in counted.counters.items() if name == "response_cache_hit_tokens_total") == 109
+
+
+@pytest.mark.parametrize(
+    ("case", "doubted"),
+    [
+        ({}, True),
+        ({"usage": tokens(40, 301)}, False),  # nine more
+        ({"models": ("gpt-4o",)}, False),
+        ({"scope": "outer"}, False),
+        ({"at": (50, 150)}, False),
+        ({"response_id": "msg_2"}, False),
+    ],
+    ids=str,
+)
+def test_twins_that_nearly_agree_are_doubted(case: dict[str, Any], doubted: bool) -> None:
+    """A stream's first event counted twice parts two tellers of one call (LangChain over Anthropic's client): said, not joined."""
+    story = Story()
+    top = story.span(reading("A"))
+    outer, at = {"models": ("claude-sonnet-4-5",), "response_id": "msg_1"}, {"scope": "inner", "at": (5, 95)}
+    story.span(reading("L", tokens(100, 310), **outer), under=story.span(reading("A"), under=top), scope="outer")
+    inner = {"usage": tokens(40, 302), "models": ("claude-sonnet-4-5",), **case}
+    at |= {key: inner.pop(key) for key in ("scope", "at") if key in inner}
+    story.span(reading("L", **inner), under=top, **at)
+    calls = story.count().calls
+    assert [Doubt.SUSPECTED_DOUBLE in call.doubts for call in calls] == [doubted, doubted]

@@ -121,6 +121,29 @@ def test_an_absurd_count_is_missing_and_flagged() -> None:
     assert read({GU + "input_tokens": 100, GU + "output_tokens": float("nan")}).rejected == 0
 
 
+def test_a_providers_own_total_tells_more_than_an_emitters() -> None:
+    """OpenInference's processor for the AI SDK adds up a total that lacks Gemini's thoughts; the raw usage object has the true one."""
+    gemini = {"usageMetadata": {"promptTokenCount": 100, "thoughtsTokenCount": 4, "totalTokenCount": 113}}
+    plain = {
+        GU + "input_tokens": 100,
+        GU + "output_tokens": 9,
+        "llm.token_count.total": 109,
+        "ai.response.providerMetadata": {"google": gemini},
+    }
+    assert usage(read(plain, scope="ai", version="")).output_total == 13
+    of_another = {"google": {"usageMetadata": {**gemini["usageMetadata"], "promptTokenCount": 50}}}
+    assert usage(read({**plain, "ai.response.providerMetadata": of_another}, scope="ai", version="")).output_total == 9
+
+
+def test_a_usage_object_whose_end_was_cut_off_is_flagged() -> None:
+    """An SDK's limit on the length of attributes: what it held is missing, and must not go unseen."""
+    plain = {GU + "input_tokens": 133, GU + "output_tokens": 4}
+    whole = '{"anthropic": {"usage": {"input_tokens": 133, "cache_read_input_tokens": 2304}}}'
+    assert read({**plain, "ai.response.providerMetadata": whole}).rejected == 0
+    assert read({**plain, "ai.response.providerMetadata": whole[:60]}).rejected == 1
+    assert read({**plain, "ai.response.providerMetadata": "not an object"}).rejected == 0
+
+
 def test_of_a_repeated_key_the_first_counts() -> None:
     """Keys must be unique on the wire; where they are not, both readers of the span agree on the first."""
     pairs = (
@@ -147,7 +170,8 @@ def test_of_a_repeated_key_the_first_counts() -> None:
         ("strands.telemetry.tracer", "", "invoke_agent", "cumulative"),
         ("openinference.instrumentation.smolagents", "0.1", "invoke_agent", "cumulative"),
         ("opentelemetry.instrumentation.crewai.instrumentation", "0.36.0", "invoke_agent", "cumulative"),
-        ("org.springframework.boot", "1.1.0", "chat", "cumulative"),
+        ("org.springframework.boot", "3.5.7", "chat", "cumulative"),
+        ("org.springframework.ai", "1.1.0", "chat", "cumulative"),
         ("traceai_anthropic", "0.1.0", "chat", "usage_incomplete"),
     ],
 )
@@ -162,7 +186,7 @@ def test_what_is_known_of_an_emitter_goes_with_its_calls(scope: str, version: st
     [
         ("pydantic-ai", "2.68.0", "chat", "drops_cache"),
         ("strands.telemetry.tracer", "", "chat", "cumulative"),
-        ("org.springframework.boot", "2.0.0", "chat", "cumulative"),
+        ("org.springframework.boot", "4.0.0", "chat", "cumulative"),
         ("opentelemetry.instrumentation.genai.openai", "1.3b0", "chat", "drops_cache"),
     ],
 )
@@ -357,3 +381,44 @@ def test_counts_and_tokens_name_the_same_parts() -> None:
     known = set(Tokens._fields) | {"cache_write"}
     assert set(DETAILS) <= known
     assert set(DETAILS) < set(Counts.__slots__)
+
+
+def test_a_providers_own_counts_stand_in_where_no_others_are() -> None:
+    """Pydantic AI 1.0 leaves its own out when genai-prices does not know the usage object; Anthropic's input lacks the cache."""
+    details = {"gen_ai.usage.details.input_tokens": 11251, "gen_ai.usage.details.output_tokens": 196}
+    cached = {"gen_ai.usage.details.cache_read_input_tokens": 5739, "gen_ai.usage.details.cache_creation_input_tokens": 1427}
+    assert buckets(read(details | cached, scope="pydantic-ai")) == (11251, 5739, 1427, 196)
+    assert buckets(read(details, scope="pydantic-ai")) == (11251, 0, 0, 196)
+    own = {GU + "input_tokens": 18417, GU + "output_tokens": 196}
+    assert buckets(read(own | details | cached, scope="pydantic-ai")) == (11251, 5739, 1427, 196)
+
+
+def test_a_total_of_the_emitters_own_adding_proves_nothing() -> None:
+    """OpenLIT adds Google's prompt and candidates, and writes the thoughts beside them."""
+    attributes = {
+        "gen_ai.provider.name": "gemini", GU + "input_tokens": 7170, GU + "output_tokens": 150, GU + "reasoning_tokens": 14,
+        "gen_ai.client.token.usage": 7320,
+    }  # fmt: skip
+    assert usage(read(attributes, scope="openlit.instrumentation.google_ai_studio")).output_total == 164
+    assert usage(read(attributes, scope="openlit.instrumentation.openai")).output_total == 150
+
+
+@pytest.mark.parametrize(
+    ("buckets_text", "expect"),
+    [
+        ('{"input": 7689, "output": 177, "cache_creation_input_tokens": 829, "cache_read_input_tokens": 2795, "cache_creation": '
+         '{"ephemeral_5m_input_tokens": 829, "ephemeral_1h_input_tokens": 0}}', (7689, 2795, 829, 177)),
+        ('{"input": 7689, "output": 177, "input_tokens_details": {"cached_tokens": 2795}}', (4894, 2795, 0, 177)),
+    ],
+)  # fmt: skip
+def test_langfuse_objects_in_buckets(buckets_text: str, expect: tuple[int, int, int, int]) -> None:
+    """Only nested details say that the input holds the cache; a nested `cache_creation` splits what was written (Langfuse 3.2)."""
+    attributes = {"langfuse.observation.usage_details": buckets_text, "langfuse.observation.type": "generation"}
+    assert buckets(read(attributes, scope="langfuse-sdk")) == expect
+
+
+def test_monocles_model_calls_are_known_to_be_such() -> None:
+    """Their counts stand in span events: a class is what is needed to say that they are missing."""
+    assert read({"span.type": "inference"}, scope="monocle_apptrace").klass.value == "L"
+    assert read({"span.type": "agentic.tool.invocation"}, scope="monocle_apptrace").klass.value == "T"
+    assert read({"span.type": "workflow"}, scope="monocle_apptrace").klass.value == "A"

@@ -21,6 +21,8 @@ __all__ = ["DIMENSIONS", "AttributionRules", "Charge", "attribute"]
 
 
 _NO_TOKENS: Final = Tokens()
+_INCLUSIVE: Final = CacheMode.INCLUSIVE
+_new_tuple: Final = tuple.__new__
 
 
 def attribute(priced: Sequence[PricedCall], rules: AttributionRules) -> list[Charge]:
@@ -38,34 +40,37 @@ def attribute(priced: Sequence[PricedCall], rules: AttributionRules) -> list[Cha
         models = reading.models
         doubts = call.doubts | quote.doubts if quote.doubts else call.doubts
         charges.append(
-            Charge(  # by position: three times as fast, and this runs for every call; the order is that of the class
-                call.account,
-                span.trace_id,
-                span.span_id,
-                tuple([merged.span_id for merged in call.merged]) if call.merged else (),
-                span.start_unix_nano,
-                source.scope,
-                source.scope_version,
-                source.service,
-                reading.operation,
-                reading.tokens or _NO_TOKENS,
-                quote,
-                "IN" if reading.cache_mode is CacheMode.INCLUSIVE else "EX",
-                reading.cache_evidence,
-                "error" if span.status_code == STATUS_CODE_ERROR else "ok",
-                tuple(sorted([doubt.value for doubt in doubts])) if doubts else (),
-                models[0] if models else reading.model_requested,
-                reading.provider or quote.provider or reading.provider_stated,
-                agent,
-                workflow,
-                task,
-                feature,
-                route,
-                user,
-                session,
-                tenant,
-                prompt_version,
-                tool,
+            _new_tuple(
+                Charge,
+                (  # in the order of the class, past its constructor: twice as fast, and this runs for every call
+                    call.account,
+                    span.trace_id,
+                    span.span_id,
+                    tuple([merged.span_id for merged in call.merged]) if call.merged else (),
+                    span.start_unix_nano,
+                    source.scope,
+                    source.scope_version,
+                    source.service,
+                    reading.operation,
+                    reading.tokens or _NO_TOKENS,
+                    quote,
+                    "IN" if reading.cache_mode is _INCLUSIVE else "EX",
+                    reading.cache_evidence,
+                    "error" if span.status_code == STATUS_CODE_ERROR else "ok",
+                    tuple(sorted([doubt._value_ for doubt in doubts])) if doubts else (),
+                    models[0] if models else reading.model_requested,
+                    reading.provider or quote.provider or reading.provider_stated,
+                    agent,
+                    workflow,
+                    task,
+                    feature,
+                    route,
+                    user,
+                    session,
+                    tenant,
+                    prompt_version,
+                    tool,
+                ),
             )
         )
     return charges

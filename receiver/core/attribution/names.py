@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,6 +11,9 @@ from receiver.core.attribution.text import is_random_id, text_of
 
 #: Span names remembered; they may hold ids, so a full memory starts anew.
 REMEMBERED: Final = 4_096
+
+#: A span named for the method that ran (LlamaIndex: `FunctionCallingAgentWorker.run_step`) names a class of the library, no agent.
+_METHOD: Final = re.compile(r"[A-Z]\w*\._?[a-z]\w*")
 
 
 class AgentNames:
@@ -93,7 +97,7 @@ class AgentNames:
         if clean is None:
             return None, None
         lower = clean.lower()
-        if lower in self._span_placeholders or lower.startswith(self._span_placeholder_stems):
+        if lower in self._span_placeholders or lower.startswith(self._span_placeholder_stems) or _METHOD.fullmatch(clean):
             return None, clean
         return self._weigh(clean)
 

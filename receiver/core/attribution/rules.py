@@ -24,7 +24,7 @@ from receiver.core.attribution.slots import (
 )
 from receiver.core.attribution.text import flatten, parse_json, tags_of, text_of
 from receiver.core.attribution.uses import Use, compile_uses, kind_values
-from receiver.core.span import Attributes, Source, Span, Value
+from receiver.core.span import Attributes, Keys, Source, Span, Value
 from receiver.core.usage.reading import Klass
 
 #: Bytes worth keeping of a label's value: names are tens of bytes; a graph path with its ids is hundreds.
@@ -40,6 +40,8 @@ REMEMBERED_CHARACTERS: Final = 256
 REMEMBERED_KEYS: Final = 256
 #: Characters of a JSON text that are worth remembering: above, parsing it again costs less than holding it.
 REMEMBERED_JSON: Final = 4_096
+#: Sets of shapes that were met in one trace: a program has tens, but a client may make any.
+REMEMBERED_SETS: Final = 256
 #: Facts taken from one JSON container.
 MAX_INNER_KEYS: Final = 256
 
@@ -47,12 +49,18 @@ Facts = dict[int, str]
 NO_FACTS: Final[Facts] = {}
 
 _KEY: Final = itemgetter(0)
+_MODEL_CALL: Final = Klass.MODEL_CALL
+_TOOL: Final = Klass.TOOL
 #: Strong slots of the dimensions whose weak keys are only asked where no strong one is found.
 _STRONG: Final = frozenset(slots.slot(dimension, slots.STRONG) for dimension in slots.WALKED if dimension != "agent")
 
 
 #: (index of the attribute, slot, how, needs, bars): a Use at its place in one shape.
 Placed = tuple[int, int, int, int, int]
+
+
+#: Kinds, facts, and whether the span's name can add a tool or an agent to them.
+Stated = tuple[int, Facts, bool]
 
 
 class Shape:
@@ -69,7 +77,7 @@ class Shape:
         self.conversation = -1  #: index of the key of which a session may be a copy
         self.slots: frozenset[int] = frozenset()  #: that may be filled; not known where there are containers
         self.relevant: Callable[[Attributes], Attributes] | None = None  #: takes the pairs of `uses` and `kinds`; None: there are none
-        self.known: dict[tuple[int, Attributes], tuple[int, Facts]] = {}  #: (kinds known before, relevant pairs) -> what they came to
+        self.known: dict[tuple[int, Attributes], Stated] = {}  #: (kinds known before, relevant pairs) -> what they came to
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,9 +100,11 @@ class AttributionRules:
     resource_first_scopes: tuple[str, ...]
     resource_uses: dict[str, int]  #: resource keys with a slot of their own
     _shapes: dict[tuple[str, ...], Shape] = field(default_factory=dict)
+    _shapes_by_object: dict[Keys | None, Shape] = field(default_factory=dict)  #: the same, found five times as fast
+    _fillable: dict[frozenset[Keys | None], frozenset[int]] = field(default_factory=dict)  #: by the keys of all spans of a trace
     _plans: dict[tuple[int, ...], Plan] = field(default_factory=dict)
     _opened: dict[tuple[str, str], Attributes] = field(default_factory=dict)
-    _sources: dict[int, tuple[Source, Facts]] = field(default_factory=dict)
+    _sources: dict[Source, Facts] = field(default_factory=dict)
     _remembered: int = 0  #: entries in the `known` of all shapes
 
     @classmethod
@@ -138,22 +148,41 @@ class AttributionRules:
 
     def may_say(self, span: Span, slots_asked: frozenset[int]) -> bool:
         """Whether the span's keys could fill one of these slots; cheaper than `facts`."""
-        shape = self._shape(tuple(map(_KEY, span.attributes)))
+        shape = self._shape_of(span)
         return bool(shape.containers) or not slots_asked.isdisjoint(shape.slots)
+
+    def fillable(self, spans: Sequence[Span]) -> frozenset[int]:
+        """Slots of dimensions that the keys of some of these spans could fill.
+
+        A trace of hundreds of spans has a handful of shapes, and most have been met together: one look-up for all of them.
+        """
+        keys = frozenset([span.keys for span in spans])
+        found = self._fillable.get(keys)
+        if found is None:
+            shapes = {self._shape_of(span) for span in spans}
+            hidden = any(shape.containers for shape in shapes)  # what containers hold is not known by their keys
+            found = slots.EVERY if hidden else frozenset().union(*(shape.slots for shape in shapes))
+            if None not in keys:
+                if len(self._fillable) >= REMEMBERED_SETS:
+                    self._fillable.clear()
+                self._fillable[keys] = found
+        return found
 
     def facts(self, span: Span) -> Facts:
         """What the span itself says, slot by slot. Never change the dict: it is shared by spans that say the same."""
         attributes = span.attributes
-        shape = self._shape(tuple(map(_KEY, attributes)))
+        shape = self._shapes_by_object.get(span.keys) or self._shape_of(span)
         if shape.containers:
             attributes = self._with_containers(attributes, shape)
             shape = self._shape(tuple(map(_KEY, attributes)))
         klass = None if span.reading is None else span.reading.klass
-        kind, facts = self._stated(attributes, shape, IS_MODEL if klass is Klass.MODEL_CALL else IS_TOOL if klass is Klass.TOOL else 0)
-        if kind & IS_TOOL and slots.TOOL not in facts and (name := self._tool_name(span.name)) is not None:
-            facts = {**facts, slots.TOOL: name}
-        if slots.AGENT_NAME not in facts:
-            facts = self._with_agent(span.name, attributes, shape, kind, facts)
+        kind = IS_MODEL if klass is _MODEL_CALL else IS_TOOL if klass is _TOOL else 0
+        kind, facts, unsettled = self._stated(attributes, shape, kind)
+        if unsettled:
+            if kind & IS_TOOL and slots.TOOL not in facts and (name := self._tool_name(span.name)) is not None:
+                facts = {**facts, slots.TOOL: name}
+            if slots.AGENT_NAME not in facts:
+                facts = self._with_agent(span.name, attributes, shape, kind, facts)
         if shape.conversation >= 0 and facts.get(slots.SESSION_STRONG) == attributes[shape.conversation][1]:
             facts = _with_weak_session(facts)
         if span.source.scope.startswith(self.resource_first_scopes):
@@ -164,9 +193,9 @@ class AttributionRules:
 
     def facts_of_source(self, source: Source) -> Facts:
         """What the resource says (and, where it is silent, the scope's attributes), in slots above `OF_RESOURCE`."""
-        known = self._sources.get(id(source))
-        if known is not None and known[0] is source:
-            return known[1]
+        known = self._sources.get(source)
+        if known is not None:
+            return known
         attributes: Attributes = (*source.resource.items(), *source.attributes.items())
         shape = self._shape(tuple(map(_KEY, attributes)))
         if shape.containers:
@@ -179,7 +208,7 @@ class AttributionRules:
                 facts[at] = text
         if len(self._sources) >= REMEMBERED:
             self._sources.clear()
-        self._sources[id(source)] = (source, facts)
+        self._sources[source] = facts
         return facts
 
     def plan(self, keys: tuple[int, ...]) -> Plan:
@@ -191,25 +220,24 @@ class AttributionRules:
             found = self._plans[keys] = plan_of(frozenset(keys))
         return found
 
-    def _stated(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[int, Facts]:
-        """Kinds (beside those known) and facts, by attributes alone; remembered for the pairs that they were read from."""
+    def _stated(self, attributes: Attributes, shape: Shape, kind: int) -> Stated:
+        """What the attributes alone say, `kind` being known of the span; remembered for the pairs that it was read from."""
         if shape.relevant is None:
-            return kind, NO_FACTS
+            return kind, NO_FACTS, True
         relevant = shape.relevant(attributes)
         try:
             known = shape.known.get((kind, relevant))
         except TypeError:  # a list or an object among the values
-            return self._interpret(attributes, shape, kind)[:2]
+            return self._interpret(attributes, shape, kind)[0]
         if known is not None:
             return known
-        told, facts, complete = self._interpret(attributes, shape, kind)
+        stated, complete = self._interpret(attributes, shape, kind)
         if complete and self._is_short_text(relevant):
             if self._remembered >= REMEMBERED_FACTS:
-                self._shapes.clear()
-                self._remembered = 0
+                self._forget_shapes()
             self._remembered += 1
-            shape.known[kind, relevant] = told, facts
-        return told, facts
+            shape.known[kind, relevant] = stated
+        return stated
 
     def _is_short_text(self, pairs: Attributes) -> bool:
         """Whether values may be a key: 1, 1.0 and True are equal keys, and long ones cost more to hold than to read again."""
@@ -218,8 +246,8 @@ class AttributionRules:
                 return False
         return True
 
-    def _interpret(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[int, Facts, bool]:
-        """(kinds, facts, whether they came of the relevant pairs alone)."""
+    def _interpret(self, attributes: Attributes, shape: Shape, kind: int) -> tuple[Stated, bool]:
+        """What is stated, and whether it came of the relevant pairs alone."""
         for index in shape.kinds:
             value = attributes[index][1]
             bits = self.kind_values.get(value) if value.__class__ is str else None
@@ -233,7 +261,8 @@ class AttributionRules:
             if strong not in facts:
                 complete = False
                 self._read(attributes, (use,), kind, facts)
-        return kind, facts or NO_FACTS, complete
+        unsettled = slots.AGENT_NAME not in facts or (bool(kind & IS_TOOL) and slots.TOOL not in facts)
+        return (kind, facts or NO_FACTS, unsettled), complete
 
     def _with_agent(self, name: str, attributes: Attributes, shape: Shape, kind: int, facts: Facts) -> Facts:
         """With the agent that the span's name tells, else the keys that come after it."""
@@ -309,16 +338,33 @@ class AttributionRules:
         inner = flatten(key, value, depth=self.container_depth, most=MAX_INNER_KEYS)
         return tuple((name, found) for name, found in inner if name not in self.containers and self._uses_of(name))
 
+    def _shape_of(self, span: Span) -> Shape:
+        keys = span.keys
+        if keys is None:
+            return self._shape(tuple(map(_KEY, span.attributes)))
+        shape = self._shapes_by_object.get(keys)
+        if shape is None:
+            shape = self._shape(keys.names)
+            if len(keys.names) <= REMEMBERED_KEYS:
+                if len(self._shapes_by_object) >= REMEMBERED:
+                    self._shapes_by_object.clear()
+                self._shapes_by_object[keys] = shape
+        return shape
+
     def _shape(self, keys: tuple[str, ...]) -> Shape:
         shape = self._shapes.get(keys)
         if shape is None:
             shape = self._learn(keys)
             if len(keys) <= REMEMBERED_KEYS:
                 if len(self._shapes) >= REMEMBERED:
-                    self._shapes.clear()
-                    self._remembered = 0
+                    self._forget_shapes()
                 self._shapes[keys] = shape
         return shape
+
+    def _forget_shapes(self) -> None:
+        self._shapes.clear()
+        self._shapes_by_object.clear()
+        self._remembered = 0
 
     def _learn(self, keys: tuple[str, ...]) -> Shape:
         shape = Shape()

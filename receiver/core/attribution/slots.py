@@ -21,6 +21,9 @@ def slot(dimension: str, strength: int) -> int:
     return 3 * WALKED.index(dimension) + strength
 
 
+#: Those of all dimensions.
+EVERY: Final = frozenset(range(3 * len(WALKED)))
+
 AGENT_OWN: Final = slot("agent", OWN)
 AGENT_NAME: Final = slot("agent", STRONG)  #: inherited: the agent that is decided so far
 AGENT_RESORT: Final = slot("agent", WEAK)

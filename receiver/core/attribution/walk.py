@@ -9,7 +9,8 @@ span must not hide the session on the root (`plan.py` holds the order).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import chain
 from typing import Final, Protocol
 
 from receiver.core.attribution import slots
@@ -32,26 +33,25 @@ class SpanTree(Protocol):
     def parent(self, span: Span) -> Span | None:
         """The span above, orphans adopted; following it never leads back to a span."""
 
-    def trace_spans(self, trace_id: bytes) -> Iterable[Span]:
+    def trace_spans(self, trace_id: bytes) -> Sequence[Span]:
         """All spans of one trace of the Group."""
 
 
 class Walk:
     """Facts of one Group's spans, each read once, and what is inherited down the tree, each worked out once."""
 
-    __slots__ = ("_asked", "_dimensions", "_inherited", "_of_traces", "_on_resources", "_overlays", "_own", "_rules", "_tree")
+    __slots__ = ("_dimensions", "_inherited", "_of_traces", "_on_resources", "_overlays", "_own", "_rules", "_tree")
 
     def __init__(self, tree: SpanTree, rules: AttributionRules) -> None:
         self._tree = tree
         self._rules = rules
-        self._own: dict[int, Facts] = {}  #: id of the span object -> what it says itself
-        self._inherited: dict[int, Inherited] = {}  #: ... -> what holds below it
+        self._own: dict[Span, Facts] = {}  #: what a span says itself
+        self._inherited: dict[Span, Inherited] = {}  #: what holds below it
         # Memories by the ids of dicts: sound because each dict that is ever a key is also held here as a value.
         self._overlays: dict[tuple[int, int], Inherited] = {}  #: (inherited, own) -> the one over the other
         self._on_resources: dict[tuple[int, int], tuple[Inherited, Facts]] = {}  #: (inherited, the source's) -> both, the source's
         self._dimensions: dict[tuple[int, bytes], tuple[str | None, ...]] = {}  #: (id of an inherited dict, trace) -> dimensions
-        self._of_traces: dict[tuple[bytes, ...], Facts] = {}
-        self._asked: dict[tuple[bytes, ...], frozenset[int]] = {}  #: slots that `_of_traces` was filled for
+        self._of_traces: dict[tuple[bytes, ...], _OfTrace] = {}
 
     def dimensions(self, call: LLMCall) -> tuple[str | None, ...]:
         """The dimensions of a call, in the order of `slots.WALKED`."""
@@ -60,16 +60,17 @@ class Walk:
             trace_ids = tuple(sorted({span.trace_id, *[merged.trace_id for merged in call.merged]}))
             return self._resolve(self._combined(call), trace_ids)
         facts = self._at(span)
-        found = self._dimensions.get((id(facts), span.trace_id))
+        key = (id(facts), span.trace_id)
+        found = self._dimensions.get(key)
         if found is None:
-            found = self._dimensions[id(facts), span.trace_id] = self._resolve(facts, (span.trace_id,))
+            found = self._dimensions[key] = self._resolve(facts, (span.trace_id,))
         return found
 
     def _resolve(self, facts: Inherited, trace_ids: tuple[bytes, ...]) -> tuple[str | None, ...]:
         plan = self._rules.plan(tuple(facts))
         if plan.contested:
             of_trace = self._of_trace(trace_ids, plan.contested)
-            if of_trace and not plan.contested.isdisjoint(of_trace):
+            if not plan.contested.isdisjoint(of_trace):
                 return tuple(
                     next((text for at, asks in order if (text := facts.get(at) or (of_trace.get(at) if asks else None))), None)
                     for order in ORDERS
@@ -77,9 +78,9 @@ class Walk:
         return plan.take(facts)
 
     def _said(self, span: Span) -> Facts:
-        own = self._own.get(id(span))
+        own = self._own.get(span)
         if own is None:
-            own = self._own[id(span)] = self._rules.facts(span)
+            own = self._own[span] = self._rules.facts(span)
         return own
 
     def _at(self, span: Span) -> Inherited:
@@ -91,49 +92,56 @@ class Walk:
     def _below(self, span: Span) -> Inherited:
         """What the children of a span inherit: what holds at it and, below a root, the root's name."""
         inherited = self._inherited
-        found = inherited.get(id(span))
+        found = inherited.get(span)
         if found is not None:
             return found
         parent = self._tree.parent(span)
-        if parent is None or id(parent) in inherited:
+        if parent is None or parent in inherited:
             return self._step(parent, span)
         path = [span]  # no recursion: a trace may be 10,000 spans deep
-        while parent is not None and id(parent) not in inherited:
+        while parent is not None and parent not in inherited:
             path.append(parent)
             parent = self._tree.parent(parent)
+        facts = _EMPTY
         while path:
             node = path.pop()
-            self._step(parent, node)
+            facts = self._step(parent, node)
             parent = node
-        return inherited[id(span)]
+        return facts
 
     def _step(self, parent: Span | None, span: Span) -> Inherited:
         """One step down: from what the parent's children inherit to what this span's do."""
         if parent is None:
             facts = self._over_resource(_EMPTY, span)
         else:
-            facts = self._inherited[id(parent)]
+            facts = self._inherited[parent]
             if parent.source is not span.source:
                 facts = self._over_resource(facts, span)
-        facts = self._overlay(facts, self._said(span))
+        own = self._own.get(span)
+        if own is None:
+            own = self._own[span] = self._rules.facts(span)
+        if own:
+            facts = self._overlay(facts, own)
         if not span.parent_span_id and span.name:
             facts = {**facts, slots.ROOT_NAME: span.name}
-        self._inherited[id(span)] = facts
+        self._inherited[span] = facts
         return facts
 
     def _over_resource(self, facts: Inherited, span: Span) -> Inherited:
         of_source = self._rules.facts_of_source(span.source)
-        known = self._on_resources.get((id(facts), id(of_source)))
+        key = (id(facts), id(of_source))
+        known = self._on_resources.get(key)
         if known is None:
-            known = self._on_resources[id(facts), id(of_source)] = ({**facts, **of_source}, of_source)
+            known = self._on_resources[key] = ({**facts, **of_source}, of_source)
         return known[0]
 
     def _overlay(self, above: Inherited, own: Facts) -> Inherited:
         if not own:
             return above
-        found = self._overlays.get((id(above), id(own)))
+        key = (id(above), id(own))
+        found = self._overlays.get(key)
         if found is None:
-            found = self._overlays[id(above), id(own)] = _overlay(above, own)
+            found = self._overlays[key] = _overlay(above, own)
         return found
 
     def _combined(self, call: LLMCall) -> Inherited:
@@ -162,24 +170,37 @@ class Walk:
 
     def _of_trace(self, trace_ids: tuple[bytes, ...], asked: frozenset[int]) -> Facts:
         """Of these slots, those that some span of the traces fills: with the only value there, or `_CONFLICT`."""
-        found = self._of_traces.setdefault(trace_ids, {})
-        fresh = asked - self._asked.get(trace_ids, frozenset())
-        if fresh:
-            self._asked[trace_ids] = fresh | self._asked.get(trace_ids, frozenset())
-            for trace_id in trace_ids:
-                for span in self._tree.trace_spans(trace_id):
-                    own = self._own.get(id(span))
-                    if own is None:
-                        # a model call is read anyway, and asking it first would cost half of that
-                        if (span.reading is None or span.reading.klass is not Klass.MODEL_CALL) and not self._rules.may_say(span, fresh):
-                            continue
-                        own = self._said(span)
-                    if not fresh.isdisjoint(own):
-                        for at in fresh:
-                            text = own.get(at)
-                            if text is not None and found.setdefault(at, text) != text:
-                                found[at] = _CONFLICT
+        known = self._of_traces.get(trace_ids)
+        if known is None:
+            fillable = self._rules.fillable(list(chain.from_iterable(map(self._tree.trace_spans, trace_ids))))
+            known = self._of_traces[trace_ids] = _OfTrace(fillable)
+        found = known.facts
+        if not asked.isdisjoint(known.unasked):
+            fresh = asked & known.unasked
+            known.unasked -= fresh
+            for span in chain.from_iterable(map(self._tree.trace_spans, trace_ids)):
+                own = self._own.get(span)
+                if own is None:
+                    # a model call is read anyway, and asking it first would cost half of that
+                    if (span.reading is None or span.reading.klass is not Klass.MODEL_CALL) and not self._rules.may_say(span, fresh):
+                        continue
+                    own = self._said(span)
+                if not fresh.isdisjoint(own):
+                    for at in fresh:
+                        text = own.get(at)
+                        if text is not None and found.setdefault(at, text) != text:
+                            found[at] = _CONFLICT
         return found
+
+
+class _OfTrace:
+    """What the spans of a trace (or of several together) say, as far as it was asked for."""
+
+    __slots__ = ("facts", "unasked")
+
+    def __init__(self, fillable: frozenset[int]) -> None:
+        self.facts: Facts = {}
+        self.unasked = fillable  #: slots that some span may fill, by its keys, and that were not asked for yet
 
 
 def _outermost(call: LLMCall, tree: SpanTree) -> Span:

@@ -5,7 +5,8 @@ calls, a gateway writes its own trace. The rules run in this order, each on what
 
   1. `tree`        who stands above whom; parents that were lost on the way are repaired
   2. `nesting`     the innermost carriers of usage are counted; what only repeats them counts 0
-  3. `twins`       counted calls that are told twice side by side, or in another trace, become one
+  3. `twins`       counted calls that are told twice side by side, or in another trace, become one; what only repeats the
+     `beside`      sum of calls that stand elsewhere counts 0
   4. `late`        what an earlier generation charged, or what its sum stands for, is not charged again
   5. `same`        the paying span's reading is completed from the other spans of its call
   6. `cumulative`  of a running total only the difference to its last value is counted
@@ -22,12 +23,14 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from receiver.core.calls.beside import sums_of_calls_beside
 from receiver.core.calls.call import Counted, Doubt, LLMCall, Missing
 from receiver.core.calls.cumulative import LastValues, difference, is_running_total, key_of, last_step_only, spring_differences
 from receiver.core.calls.doubts import of_reading, of_spans, outer_differs, settled, stands_for_several, suspected_doubles, wrapper_differs
 from receiver.core.calls.late import Charged, Outcome
 from receiver.core.calls.missing import DROPPED, SAMPLED, reason_of, without_usage
 from receiver.core.calls.nesting import Candidate, Member, nest, reading_of, tokens_of
+from receiver.core.calls.raw_requests import add_answers
 from receiver.core.calls.same import complete
 from receiver.core.calls.tree import Tree
 from receiver.core.calls.twins import CountOptions, join_twins
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["CountOptions", "Counted", "Doubt", "LLMCall", "Missing", "Tree", "count"]
 
 _DEFAULT = CountOptions()
-_NO_PARENT = frozenset({b""})
 _BY_START = attrgetter("start_unix_nano", "span_id")
 
 
@@ -53,10 +55,11 @@ def count(group: Group, *, rules: Rules, last_values: LastValues, options: Count
     `rules` read spans that have no reading yet (those of an earlier generation, restored from the journal). `last_values` tells
     the last value of a cumulative source, None when there is none; the new ones are in `Counted.cumulative`.
     """
-    return _plain(group) or _Count(group, rules, last_values, options).run()
+    tree = Tree(group)
+    return _plain(group, tree) or _Count(group, tree, rules, last_values, options).run()
 
 
-def _plain(group: Group) -> Counted | None:
+def _plain(group: Group, tree: Tree) -> Counted | None:
     """Count the calls of one trace in which no rule has anything to decide; None when one may have.
 
     Most traces are so: all usage stands on model-call spans of one scope, none of which is a parent, and no id comes twice. What
@@ -80,7 +83,7 @@ def _plain(group: Group) -> Counted | None:
                 return None
             continue
         tokens = reading.tokens
-        if tokens is None or not (tokens.input_total or tokens.output_total) or not reading.models:
+        if tokens is None or not tokens.input_total or not reading.models:
             return None
         if reading.cumulative or reading.cache_hit or reading.usage_incomplete or reading.clamped or reading.rejected:
             return None
@@ -94,25 +97,21 @@ def _plain(group: Group) -> Counted | None:
                 return None
             response_ids.add(response_id)
         carriers.append(span)
-    tree = Tree(group)
-    counted = Counted([], [], Counter(), {})
+    counted = Counted([], [], {}, {})
     if not carriers:
         return counted
-    ids = {span.span_id for span in trace.spans}
-    parents = {span.parent_span_id for span in trace.spans}
-    if len(ids) != len(trace.spans) or not parents - ids <= _NO_PARENT:
-        return None  # a span came twice, or a parent did not
-    for span in carriers:
-        if span.span_id in parents:
-            return None
+    parents = tree.index(trace.key.trace_id)
+    if tree.repaired or not set(carriers).isdisjoint(parents.values()):
+        return None
     if len(carriers) > 1:
         carriers.sort(key=_BY_START)
-    account, calls = group.account, counted.calls
+    account, calls, counters = group.account, counted.calls, counted.counters
     for span in carriers:
         reading = reading_of(span)
         doubts = set() if reading.known_emitter and reading.mode_in_table else of_reading(reading)
-        if doubts and Doubt.CACHE_MODE_GUESS in doubts:
-            counted.counters["cache_mode_guess_total", (span.source.scope,)] += 1
+        if Doubt.CACHE_MODE_GUESS in doubts:
+            key = ("cache_mode_guess_total", (scope or "",))
+            counters[key] = counters.get(key, 0) + 1
         calls.append(LLMCall(account=account, span=span, reading=reading, tree=tree, doubts=doubts))
     return counted
 
@@ -120,16 +119,17 @@ def _plain(group: Group) -> Counted | None:
 class _Count:
     """One run over one Group."""
 
-    def __init__(self, group: Group, rules: Rules, last_values: LastValues, options: CountOptions) -> None:
+    def __init__(self, group: Group, tree: Tree, rules: Rules, last_values: LastValues, options: CountOptions) -> None:
         self.group = group
         self.rules = rules
         self.last_values = last_values
         self.options = options
-        self.tree = Tree(group)
+        self.tree = tree
         self.counters: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self.counted = Counted([], [], self.counters, {})
         self.carriers: list[Span] = []
         self.bare: list[Span] = []  # model-call spans without usage and cost
+        self.raw: list[Span] = []  # never counted, but they show what the provider answered to the call above them
         self.aggregates: dict[Span, Sequence[Member]] = {}
         self.merged: list[tuple[Span, Span]] = []
         self.late = any(trace.generation for trace in group.traces)
@@ -148,6 +148,12 @@ class _Count:
             self.bare += bare
         if len(candidates) > 1:
             candidates = join_twins(candidates, self.tree, self.options)
+            beside = sums_of_calls_beside(candidates)
+            if beside:
+                self.aggregates |= beside
+                candidates = [candidate for candidate in candidates if candidate.span not in beside]
+        if self.raw and candidates:
+            add_answers(self.raw, candidates, self.tree)
         if candidates:
             self._charge(candidates)
         if self.bare:
@@ -164,6 +170,7 @@ class _Count:
         carriers: list[Span] = []
         bare: list[Span] = []
         never, model_call = Klass.NEVER, Klass.MODEL_CALL
+        raw: list[Span] = []
         lossy = False
         for span in self.tree.trace_spans(trace.key.trace_id):
             reading = span.reading
@@ -175,6 +182,8 @@ class _Count:
             if (tokens is not None and (tokens.input_total > 0 or tokens.output_total > 0)) or reading.emitted_cost_pusd:
                 if reading.klass is not never:
                     carriers.append(span)
+                elif span.name in self.rules.never_names:
+                    raw.append(span)
             elif reading.klass is model_call:
                 bare.append(span)
         if len(carriers) > 1 or bare:
@@ -182,6 +191,7 @@ class _Count:
             self.tree.index(trace.key.trace_id)
             if self.tree.trace_spans(trace.key.trace_id) is not spans:  # a span id came twice: the index kept the first
                 return self._carriers_of(trace)
+        self.raw += raw
         if lossy:
             self._tell_of_losses(trace)
         return carriers, bare
@@ -310,7 +320,7 @@ class _Count:
         self.counted.missing += [self._missing(span, reason_of(span)) for span in left if span not in self.earlier]
         if stands_for:
             for call in self.counted.calls:
-                if stands_for_several(call.reading, stands_for[call.span]):
+                if stands_for_several(stands_for[call.span]):
                     call.doubts.add(Doubt.OUTER_WITHOUT_INNER)
 
     def _tell_of_wrappers(self, candidates: list[Candidate]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -58,6 +57,6 @@ class Counted:
     calls: list[LLMCall]
     missing: list[Missing]
     #: what happened on the way, for the metrics: (family name without prefix, label values in order) -> increment
-    counters: Counter[tuple[str, tuple[str, ...]]]
+    counters: dict[tuple[str, tuple[str, ...]], int]
     #: new last values of cumulative sources (8.8), to be written in the close transaction
     cumulative: dict[tuple[str, ...], tuple[int, ...]]

@@ -3,14 +3,15 @@
   cache_mode_guess     cached tokens, and nothing told whether the input contains them; or a scope of which no cache mode is known
                        shows no cache counts at all, of a provider that caches by default
   unknown_emitter      the scope stands in no table and in no vocabulary's known list
-  clamped              parts were larger than the whole and were cut, or a stated count was no believable number
+  clamped              parts were larger than the whole and were cut, or a stated count was no believable number (also an input
+                       of 0 for text that was generated)
   sampled              a span carries a sampling threshold: other spans of the trace may not have been sent
   dropped_attributes   the SDK dropped attributes of a span of the call
-  outer_without_inner  an agent's sum stands for several model calls that show no usage of their own, or a running total's
+  outer_without_inner  a sum stands for several model calls below it that show no usage of their own, or a running total's
                        difference does: what other agents of that name used cannot be told apart
   wrapper_differs      what stands above repeats the call with other counts: children may have been lost, or counted twice
-  suspected_double     another counted call agrees with it and overlaps in time, and no rule joined them; two model-call spans of
-                       one scope aside, which tell of two calls
+  suspected_double     another counted call agrees with it and overlaps in time (or nearly agrees, and lies within it), and no rule
+                       joined them; two model-call spans of one scope aside, which tell of two calls
 
 Where a second teller of the same call agrees, it settles what the first left open.
 """
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING, Final
 
 from receiver.core.calls.call import Doubt
 from receiver.core.calls.nesting import Candidate, Member, reading_of, tokens_of
-from receiver.core.calls.same import agree
-from receiver.core.calls.twins import interval, reach
+from receiver.core.calls.same import agree, models_share_a_name
+from receiver.core.calls.twins import SLACK_NANO, interval, reach
 from receiver.core.usage.reading import Klass, Reading
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 #: Providers that cache prompts without being asked, so that a call without any cache count is no proof of an empty cache.
 CACHES_BY_DEFAULT: Final = frozenset({"openai", "azure.ai.openai", "deepseek", "gcp.gemini", "gcp.gen_ai", "gcp.vertex_ai", "x_ai"})
+
+
+#: A stream's first event states an output of one to five tokens; some emitters add it to the count at the end.
+FIRST_EVENT_TOKENS: Final = 8
 
 
 def of_reading(reading: Reading) -> set[Doubt]:
@@ -44,9 +49,15 @@ def of_reading(reading: Reading) -> set[Doubt]:
         doubts.add(Doubt.CACHE_MODE_GUESS)
     if not reading.known_emitter:
         doubts.add(Doubt.UNKNOWN_EMITTER)
-    if reading.clamped or reading.rejected:
+    if reading.clamped or reading.rejected or _lost_its_input(reading):
         doubts.add(Doubt.CLAMPED)
     return doubts
+
+
+def _lost_its_input(reading: Reading) -> bool:
+    """Text came out, and nothing is said to have gone in (LangChain's Anthropic streams without a usage at their start)."""
+    tokens = reading.tokens
+    return tokens is not None and not tokens.input_total and tokens.output_total > 0 and reading.family == "gen"
 
 
 def of_spans(candidate: Candidate) -> set[Doubt]:
@@ -125,7 +136,10 @@ def suspected_doubles(candidates: Sequence[Candidate]) -> set[int]:
     for place, candidate in enumerate(candidates):
         reading = reading_of(candidate.span)
         start, end = interval(candidate.span)
-        buckets.setdefault((reading.family, tokens_of(reading)[1]), []).append((start, end, candidate.span.span_id, place))
+        entry = (start, end, candidate.span.span_id, place)
+        step = tokens_of(reading)[1] // FIRST_EVENT_TOKENS
+        for near in (step, step + 1):  # any two that are so close share one of them
+            buckets.setdefault((reading.family, near), []).append(entry)
     found: set[int] = set()
     neighbours = reach(len(candidates))
     for bucket in buckets.values():
@@ -136,14 +150,31 @@ def suspected_doubles(candidates: Sequence[Candidate]) -> set[int]:
                     break
                 one, other = candidates[place], candidates[other_place]
                 told_apart = _is_model_call(one) and _is_model_call(other) and not _scopes(one).isdisjoint(_scopes(other))
-                if not told_apart and agree(reading_of(one.span), reading_of(other.span)):
+                if not told_apart and (agree(reading_of(one.span), reading_of(other.span)) or _nearly_agree(one, other)):
                     found |= {place, other_place}
     return found
 
 
-def stands_for_several(reading: Reading, without_usage: int) -> bool:
-    """An agent, counted as the only carrier of `without_usage` model calls that show nothing of their own."""
-    return reading.klass is not Klass.MODEL_CALL and without_usage > 1
+def _nearly_agree(one: Candidate, other: Candidate) -> bool:
+    """Model calls of one model, one while the other ran, whose outputs differ by no more than a stream's first event counts.
+
+    (OpenInference's LangChain 0.1.29 adds Anthropic's `message_start`, as Traceloop does, and without an id nothing joins the two.)
+    """
+    mine, theirs = reading_of(one.span), reading_of(other.span)
+    if not (_is_model_call(one) and _is_model_call(other)) or (mine.response_id and theirs.response_id):
+        return False
+    if abs(tokens_of(mine)[1] - tokens_of(theirs)[1]) > FIRST_EVENT_TOKENS or not models_share_a_name(mine, theirs):
+        return False
+    (a, b), (c, d) = interval(one.span), interval(other.span)
+    return (a - SLACK_NANO <= c and d <= b + SLACK_NANO) or (c - SLACK_NANO <= a and b <= d + SLACK_NANO)
+
+
+def stands_for_several(without_usage: int) -> bool:
+    """A span counted as the only carrier of `without_usage` model calls below it that show nothing of their own.
+
+    Also a model call's: one span around the steps of a loop holds their sum (Mastra 1.3 by its Arize exporter), so it is several calls.
+    """
+    return without_usage > 1
 
 
 def _is_model_call(candidate: Candidate) -> bool:

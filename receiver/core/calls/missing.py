@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from receiver.core.calls.nesting import Candidate, nearest_above, reading_of
 from receiver.core.calls.same import models_compatible
-from receiver.core.calls.twins import SLACK_NANO, CountOptions, interval, reach
+from receiver.core.calls.twins import MAX_BRANCH, SLACK_NANO, CountOptions, interval, reach
 from receiver.core.span import STATUS_CODE_ERROR, Span
 from receiver.core.usage.reading import Klass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from receiver.core.calls.tree import Tree
 
@@ -40,7 +40,7 @@ def without_usage(
 ) -> tuple[list[Span], Counter[Span]]:
     """Find the model-call spans among `bare` (which hold no usage) whose call no candidate tells of.
 
-    Also returned: for how many of the others each agent stands that is counted as the only carrier.
+    Also returned: for how many of the others each span stands that is counted as the only carrier above them.
     """
     told: set[Span] = set()
     stands_for: Counter[Span] = Counter()
@@ -69,6 +69,8 @@ def without_usage(
                     stands_for[met.span] += 1
                 told.add(span)
             elif not met.agent and reading.family == reading_of(span).family:
+                if span.status_code != STATUS_CODE_ERROR:  # (one that failed and was tried again used nothing)
+                    stands_for[met.span] += 1
                 told.add(span)
     left = [span for span in bare if span not in told]
     if left and candidates:
@@ -90,6 +92,7 @@ def _not_beside(left: Sequence[Span], candidates: Sequence[Candidate], tree: Tre
     """Those of `left` that no candidate tells of from another place; a candidate answers for one span of each scope."""
     by_id: dict[str, list[Span]] = {}
     by_place: dict[object, list[Span]] = {}
+    by_branch: dict[object, list[Span]] = {}
     by_process: dict[str, list[Span]] = {}
     across = options.lost_context and len(tree.traces) > 1
     neighbours = reach(len(left) + len(candidates))
@@ -98,6 +101,8 @@ def _not_beside(left: Sequence[Span], candidates: Sequence[Candidate], tree: Tre
         if response_id:
             by_id.setdefault(response_id, []).append(span)
         by_place.setdefault(_place(span, tree), []).append(span)
+        for above in _own_branch(span, tree):
+            by_branch.setdefault(above, []).append(span)
         by_process.setdefault(span.source.process, []).append(span)
     taken: set[tuple[Span, str]] = set()
     rest = []
@@ -106,6 +111,7 @@ def _not_beside(left: Sequence[Span], candidates: Sequence[Candidate], tree: Tre
         response_id = reading_of(span).response_id
         near = _around(span, by_id.get(response_id, ()), neighbours) if response_id else []
         near += [other for other in _around(span, by_place.get(_place(span, tree), ()), neighbours) if _same_time(span, other)]
+        near += [other for other in _around(span, by_branch.get(_place(span, tree), ()), neighbours) if _within(span, other)]
         if across:
             near += [other for other in _around(span, by_process.get(span.source.process, ()), neighbours) if _lost_context(span, other)]
         for other in near:
@@ -129,6 +135,17 @@ def _place(span: Span, tree: Tree) -> object:
     return parent if parent is not None else (span.trace_id, span.parent_span_id)
 
 
+def _own_branch(span: Span, tree: Tree) -> Iterator[Span]:
+    """What stands above it beyond its parent, as long as only spans of its own scope lie between (`own_branch` in `twins`)."""
+    below = tree.parent(span)
+    for _ in range(MAX_BRANCH):
+        if below is None or below.source.scope != span.source.scope:
+            return
+        below = tree.parent(below)
+        if below is not None:
+            yield below
+
+
 def _same_id(span: Span, other: Span) -> bool:
     response_id = reading_of(span).response_id
     return bool(response_id) and response_id == reading_of(other).response_id
@@ -150,7 +167,9 @@ def _same_time(span: Span, other: Span) -> bool:
 def _lost_context(span: Span, other: Span) -> bool:
     if span.trace_id == other.trace_id or span.source.process != other.source.process:
         return False
-    if span.parent_span_id and other.parent_span_id:
-        return False
-    (a, b), (c, d) = interval(span), interval(other)
-    return (a - SLACK_NANO <= c and d <= b + SLACK_NANO) or (c - SLACK_NANO <= a and b <= d + SLACK_NANO)
+    return not (span.parent_span_id and other.parent_span_id) and (_within(span, other) or _within(other, span))
+
+
+def _within(span: Span, other: Span) -> bool:
+    (start, end), (around_start, around_end) = interval(span), interval(other)
+    return around_start - SLACK_NANO <= start and end <= around_end + SLACK_NANO

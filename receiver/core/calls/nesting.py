@@ -259,15 +259,16 @@ def _outward(payer: Span, inner_of: Mapping[Span, Sequence[Span]], spans: Sequen
     return chain
 
 
-def richness(span: Span) -> tuple[bool, bool, bool, int, bytes]:
+def richness(span: Span) -> tuple[bool, bool, bool, bool, int, bytes]:
     """Order the tellers of one call by how much they know; the greatest pays.
 
-    Cached tokens first, then their 5m/1h split, then a model that answered (not only the one that was asked), then the later
-    start (the inner span).
+    An input at all first, then cached tokens, their 5m/1h split, a model that answered (not only the one that was asked), and the
+    later start (the inner span).
     """
     reading = reading_of(span)
     tokens = reading.tokens
     return (
+        tokens is not None and tokens.input_total > 0,
         tokens is not None and (tokens.cache_read > 0 or tokens.cache_write > 0),
         reading.has_write_split,
         any(model != reading.model_requested for model in reading.models),

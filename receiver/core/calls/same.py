@@ -54,9 +54,9 @@ def models_compatible(one: Reading, other: Reading) -> bool:
 
 
 def agree(one: Reading, other: Reading) -> bool:
-    """Equal output, and equal input; or the one shows no cache, and its input is what the other shows as uncached.
+    """Equal output, and equal input; or the one shows no cache, and its input is what the other shows as uncached, or none at all.
 
-    (LangChain-based emitters lose Anthropic's cache counts, and are left with the fresh input.)
+    (LangChain-based emitters lose Anthropic's cache counts, and are left with the fresh input; of a stream they may lose all input.)
     """
     a, b = one.tokens, other.tokens
     if a is None or b is None or a.output_total != b.output_total:
@@ -68,7 +68,11 @@ def agree(one: Reading, other: Reading) -> bool:
 
 def _without_cache(poor: Tokens, rich: Tokens) -> bool:
     """`poor` shows no cached tokens, and its input is the uncached part of `rich`."""
-    return not _cached(poor) and _cached(rich) > 0 and poor.input_total == rich.uncached
+    if _cached(poor):
+        return False
+    if not poor.input_total:
+        return poor.output_total > 0
+    return _cached(rich) > 0 and poor.input_total == rich.uncached
 
 
 def _cached(tokens: Tokens) -> int:
@@ -151,10 +155,12 @@ def _shows_the_split(mine: Tokens, theirs: Tokens) -> bool:
 
 
 def _proves_the_mode(mine: Tokens, evidence: str, theirs: Tokens, their_evidence: str) -> bool:
-    """We show the same cached tokens and output, I only guessed whether the input contains them, and they knew."""
+    """We show the same cached tokens and output, and they knew better than I whether the input contains them.
+
+    I only guessed and they did not; or I went by what is known of my emitter, and they show the provider's own usage object.
+    """
     return (
-        evidence == "E4"
-        and their_evidence not in _UNSURE
+        ((evidence == "E4" and their_evidence not in _UNSURE) or (evidence == "E3" and their_evidence == "E0d"))
         and _cached(mine) > 0
         and (mine.cache_read, mine.cache_write, mine.output_total) == (theirs.cache_read, theirs.cache_write, theirs.output_total)
         and mine.input_total != theirs.input_total

@@ -30,7 +30,7 @@ MAX_CLIMB: Final = 64  #: levels looked at to see whether one agent stands above
 class Tree:
     """The spans of a Group: one tree (or several) a trace."""
 
-    __slots__ = ("_adopted", "_indexed", "_parents", "_spans", "_subtree_order")
+    __slots__ = ("_adopted", "_indexed", "_parents", "_spans", "_subtree_order", "repaired")
 
     def __init__(self, group: Group) -> None:
         self._spans: dict[bytes, Sequence[Span]] = {
@@ -40,6 +40,7 @@ class Tree:
         self._indexed: set[bytes] = set()
         self._subtree_order: dict[bytes, list[Span]] = {}
         self._adopted: set[Span] = set()
+        self.repaired = False  #: in some trace indexed so far a span came twice, a parent did not come, or parents formed a ring
 
     @property
     def traces(self) -> Sequence[bytes]:
@@ -87,8 +88,9 @@ class Tree:
             for span in spans:
                 by_id.setdefault(span.span_id, span)
             spans = self._spans[trace_id] = tuple(by_id.values())
+            self.repaired = True
         orphans: list[Span] = []
-        maybe_ring = False
+        suspects: list[Span] = []  # in a ring at least one span does not begin after its parent
         for span in spans:
             parent_id = span.parent_span_id
             if parent_id:
@@ -98,36 +100,39 @@ class Tree:
                 else:
                     parents[span] = parent
                     if parent.start_unix_nano >= span.start_unix_nano:
-                        maybe_ring = True  # in a ring at least one parent does not start before its child
+                        suspects.append(span)
         adopted: set[Span] = set()
         if orphans:
+            self.repaired = True
             agents = [span for span in spans if span.reading is not None and span.reading.klass is Klass.AGENT]
             if agents:
                 found = _adoptions(orphans, agents, parents)
                 parents.update(found)
                 adopted.update(found)
-                maybe_ring = maybe_ring or any(above.start_unix_nano >= span.start_unix_nano for span, above in found.items())
-        if maybe_ring:
-            self._open_rings(spans, adopted)
-        self._adopted |= adopted
+                suspects += [span for span, above in found.items() if above.start_unix_nano >= span.start_unix_nano]
+        if suspects:
+            self._open_rings(suspects, adopted)
+        if adopted:
+            self._adopted |= adopted
         return parents
 
-    def _open_rings(self, spans: Iterable[Span], adopted: set[Span]) -> None:
-        """Cut one edge of every ring: an adopted one if there is one, else above its first span in time."""
+    def _open_rings(self, suspects: Iterable[Span], adopted: set[Span]) -> None:
+        """Cut one edge of every ring: an adopted one if there is one, else above its first span in time. Each ring has a suspect."""
         parents = self._parents
-        seen: dict[Span, int] = {}
-        for walk, origin in enumerate(spans):
-            path: list[Span] = []
-            node: Span | None = origin
+        seen: dict[Span, Span] = {}  # span -> the suspect below it that led there
+        for suspect in suspects:
+            node: Span | None = suspect
             while node is not None and node not in seen:
-                seen[node] = walk
-                path.append(node)
+                seen[node] = suspect
                 node = parents.get(node)
-            if node is not None and seen[node] == walk:
-                ring = path[path.index(node) :]
+            if node is not None and seen[node] is suspect:
+                ring = [node]
+                while (above := parents[ring[-1]]) is not node:
+                    ring.append(above)
                 cut = min(ring, key=lambda span: (span not in adopted, span.start_unix_nano, span.span_id))
                 del parents[cut]
                 adopted.discard(cut)
+                self.repaired = True
 
     def leaves_first(self, trace_id: bytes) -> Sequence[Span]:
         """The spans of a trace in an order in which every span comes before its parent (for sums over subtrees)."""

@@ -5,14 +5,17 @@ makes it current, the other's span is no child of it but a sibling, or the root 
 another trace and process when nobody passed the trace context on. What joins two candidates of one family, strongest first:
 
   response_id   the same id, different scopes: overlapping in time (also with differing counts: streams of Traceloop add
-                Anthropic's `message_start`), or, in one trace, agreeing. The same id and scope: only if they agree and overlap
-                (Ollama draws its ids from a thousand numbers).
+                Anthropic's `message_start`), or, in one trace, agreeing. The same id and scope: only if they overlap, and agree or
+                have an id too long to come twice (LiteLLM 1.60 ends a stream's span twice, first with a guess; but Ollama draws
+                its ids from a thousand numbers).
   same_place    below, all: no two ids, different scopes, agreeing counts, compatible models;
                 here: overlapping, in one trace, under one parent. A model-call span without usage around the one stands for it,
                 and so does a wrapper of its own scope that holds nothing else that is counted.
-  own_branch    here: in one trace, the inner one within the outer one (5 ms), and from the span where their branches part each
-                branch down to them was written by their own instrumentation alone. (One that never makes its spans current lets
-                the client's span stand under what was current before: @arizeai/openinference-instrumentation-openai-agents 0.2.)
+  own_branch    here: in one trace, the inner one within the outer one (5 ms), and one stands directly under a span that is above
+                the other, with spans of the other's own scope alone between. (An instrumentation that never makes its spans current
+                lets the client's span stand under what was current before: @arizeai/openinference-instrumentation-openai-agents
+                0.2.) So do two that each grew a branch of their own scope, the tops of which began and ended together (5 ms): two
+                callback handlers on one framework.
   lost_parent   here: in one trace, the inner one's parent did not come, and it lies within the outer one (5 ms).
   lost_context  another trace, the same process; the inner one has no parent at all and lies within the outer one (5 ms).
   gateway       another trace, another process; the inner one's scope is a gateway's, it lies within the outer one, and both
@@ -28,7 +31,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from receiver.core.calls.nesting import Candidate, reading_of, richness
+from receiver.core.calls.nesting import Candidate, reading_of, richness, tokens_of
 from receiver.core.calls.same import agree, models_compatible, models_share_a_name
 from receiver.core.usage.reading import Klass
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 SLACK_NANO: Final = 5_000_000  #: how far a twin may stick out of the other: two libraries read the clock one after the other
 NEIGHBOURS: Final = 64  #: equal candidates compared with each one, next in time: a fan-out of so many equal prompts is told apart
 MAX_PAIRS: Final = 65_536  #: compared in one Group, about 100 ms; in one with more than 1,024 candidates each has fewer neighbours
+UNIQUE_ID: Final = 20  #: characters of a response id that nobody draws twice: a UUID has 36, OpenAI's and Anthropic's more than 24
 MAX_WRAPPERS: Final = 8  #: wrappers looked through above a span; real ones nest four deep
 MAX_BRANCH: Final = 32  #: spans of its own scope looked through above a call; a graph of agents nests some twenty deep
 
@@ -59,7 +63,10 @@ class CountOptions:
 class _Side:
     """A candidate as it is compared: all its spans taken together."""
 
-    __slots__ = ("branch", "candidate", "end", "ids", "into", "joined", "lost_parent", "payers", "places", "rule", "scopes", "start", "top", "traces")
+    __slots__ = (
+        "branch", "branch_top", "candidate", "end", "ids", "into", "joined", "lost_parent", "payers", "places", "rule", "scopes",
+        "start", "top", "traces",
+    )  # fmt: skip
 
     def __init__(self, candidate: Candidate) -> None:
         spans = candidate.spans
@@ -75,8 +82,9 @@ class _Side:
             if response_id:
                 self.ids.add(response_id)
         self.places: set[Hashable] = set()  #: what it stands under
-        self.branch: set[Span] = set()  #: the spans above it, up to and with the first of another scope
         self.top = candidate.top  #: the outermost span of it, what only wraps it included
+        self.branch: set[Span] = set()  #: the spans above it, up to and with the first of another scope
+        self.branch_top = self.top  #: the highest of them that is of its own scope
         self.payers = [candidate.span]  #: whose counts are compared
         self.into: _Side | None = None
         self.lost_parent = False  #: the span above it is not known
@@ -106,6 +114,8 @@ class _Side:
             if reading.tokens is not None:
                 found.add((reading.family, reading.tokens.output_total, reading.tokens.input_total))
                 found.add((reading.family, reading.tokens.output_total, reading.tokens.uncached))
+                if reading.tokens.output_total:
+                    found.add((reading.family, reading.tokens.output_total, 0))  # agrees with one that lost its input
         return found
 
     def overlaps(self, other: _Side) -> bool:
@@ -180,7 +190,7 @@ def _same_id(one: _Side, other: _Side, options: CountOptions) -> bool:
     overlap = one.overlaps(other)
     if one.scopes.isdisjoint(other.scopes):
         return overlap or (not across and _agree(one, other))
-    return overlap and _agree(one, other)
+    return overlap and (_agree(one, other) or any(len(shared) >= UNIQUE_ID for shared in one.ids & other.ids))
 
 
 def _join_by_place_and_time(live: Sequence[_Side], options: CountOptions) -> bool:
@@ -206,8 +216,7 @@ def _rule_without_ids(one: _Side, other: _Side, options: CountOptions) -> str:
     if not one.traces.isdisjoint(other.traces):
         if one.overlaps(other) and not one.places.isdisjoint(other.places):
             return "same_place"
-        within = one.lies_in(other) or other.lies_in(one)
-        if within and not one.branch.isdisjoint(other.branch):
+        if _below_on_own_branch(one, other) or _below_on_own_branch(other, one) or _branches_alike(one, other):
             return "own_branch"
         lost = options.lost_parent and ((one.lost_parent and one.lies_in(other)) or (other.lost_parent and other.lies_in(one)))
         return "lost_parent" if lost else ""
@@ -220,6 +229,22 @@ def _rule_without_ids(one: _Side, other: _Side, options: CountOptions) -> str:
         if options.gateway and not same_process and inner.is_gateway(options) and _any_models_shared(one, other):
             return "gateway"
     return ""
+
+
+def _below_on_own_branch(inner: _Side, outer: _Side) -> bool:
+    """The inner one stands right under a span from which the outer one's own instrumentation went on, and lies within it."""
+    return inner.lies_in(outer) and not outer.branch.isdisjoint(inner.places)
+
+
+def _branches_alike(one: _Side, other: _Side) -> bool:
+    """Each has a branch of its own scope from one span down, and the two branches began and ended together."""
+    if one.branch.isdisjoint(other.branch) or not (one.lies_in(other) or other.lies_in(one)):
+        return False
+    mine, theirs = one.branch_top, other.branch_top
+    if mine is one.top or theirs is other.top:
+        return False
+    apart = max(abs(mine.start_unix_nano - theirs.start_unix_nano), abs(mine.end_unix_nano - theirs.end_unix_nano))
+    return apart <= SLACK_NANO
 
 
 def _any_models_shared(one: _Side, other: _Side) -> bool:
@@ -277,7 +302,10 @@ def _join_tightest(pairs: Iterable[tuple[_Side, _Side]], judge: Callable[[_Side,
 def _merge(side: _Side) -> None:
     """One candidate of all that were joined: the richest pays, its own outer spans come first, then the others as joined."""
     parts = [side.candidate, *(joined.candidate for joined in side.joined)]
-    payer = max(parts, key=lambda part: richness(part.span))
+    fullest: dict[str, Candidate] = {}  # of each scope: of two that one scope wrote of one call, the smaller one came before its end
+    for part in sorted(parts, key=lambda part: tokens_of(reading_of(part.span))[::-1]):
+        fullest[part.span.source.scope] = part
+    payer = max(fullest.values(), key=lambda part: richness(part.span))
     others = [*payer.others]
     for part in parts:
         if part is not payer:
@@ -319,14 +347,20 @@ def _find_places(sides: Iterable[_Side], candidates: Iterable[Candidate], tree: 
             higher = parents.get(above)
             side.places.add(higher if higher is not None else (trace_id, above.parent_span_id))
         side.lost_parent = tree.lost_its_parent(side.top)
-        above = parents.get(side.top)
-        for _ in range(MAX_BRANCH):
-            if above is None:
-                break
-            side.branch.add(above)
-            if above.source.scope not in side.scopes:
-                break
-            above = parents.get(above)
+        _climb_own_branch(side, parents)
+
+
+def _climb_own_branch(side: _Side, parents: Mapping[Span, Span]) -> None:
+    side.branch_top = side.top
+    above = parents.get(side.top)
+    for _ in range(MAX_BRANCH):
+        if above is None:
+            break
+        side.branch.add(above)
+        if above.source.scope not in side.scopes:
+            break
+        side.branch_top = above
+        above = parents.get(above)
 
 
 def _counted_below(payers: Iterable[Span], trace_id: bytes, tree: Tree) -> dict[Span, int]:

@@ -59,18 +59,7 @@ class _Own(NamedTuple):
     premium_pusd: int
 
 
-# A frozen dataclass sets its fields one by one through `object.__setattr__`, which costs more than working out the price. A quote
-# is made for every call, so it is filled through its slots: the same object in half the time.
-_new: Final = Quote.__new__
-(
-    _basis, _cost, _source, _version, _model, _provider, _reason, _savings, _premium, _at_receive_time, _doubts, _incomplete,
-) = (
-    getattr(Quote, name).__set__
-    for name in (
-        "basis", "cost_pusd", "source", "version", "model", "provider", "unpriced_reason", "cache_savings_pusd", "cache_premium_pusd",
-        "at_receive_time", "doubts", "usage_incomplete",
-    )
-)  # fmt: skip
+_new_tuple: Final = tuple.__new__
 
 
 class PriceBook:
@@ -126,22 +115,24 @@ class PriceBook:
         A call whose spans name no model is priced as the nearest ancestor that names one: inner spans of some frameworks leave
         the model to the span above.
         """
-        reading, span = call.reading, call.span
-        models, provider, requested = reading.models, reading.provider, reading.model_requested
-        if not models and not requested:
-            for above in call.tree.ancestors(span):
-                told = above.reading
+        reading, span, above = call.reading, call.span, None
+        if not reading.models and not reading.model_requested:
+            for ancestor in call.tree.ancestors(span):
+                told = ancestor.reading
                 if told is not None and (told.models or told.model_requested):
-                    models, requested = told.models, told.model_requested
-                    provider = provider or told.provider
+                    above = told
                     break
-        saw_cache = reading.drops_cache and any(_tells_cache(one.reading) for one in (span, *call.merged))
-        quote = self._quote(
-            reading, call.account, models, requested, provider, span.start_unix_nano, span.received_unix_nano, saw_cache=saw_cache
+        quote = self.quote(
+            reading,
+            account=call.account,
+            start_unix_nano=span.start_unix_nano,
+            received_unix_nano=span.received_unix_nano,
+            above=above,
+            saw_cache=reading.drops_cache and any(_tells_cache(one.reading) for one in (span, *call.merged)),
         )
         if quote.doubts:
             call.doubts.update(quote.doubts)
-        return PricedCall(call, quote)
+        return _new_tuple(PricedCall, (call, quote))
 
     def quote(
         self,
@@ -150,30 +141,23 @@ class PriceBook:
         account: str,
         start_unix_nano: int,
         received_unix_nano: int,
-        models: Sequence[str] | None = None,
+        above: Reading | None = None,
+        saw_cache: bool = False,
     ) -> Quote:
-        """Price what one reading says. `models`: names to use instead of the reading's. `received_unix_nano` 0: its start is believed."""
-        names = reading.models if models is None else tuple(models)
-        return self._quote(
-            reading, account, names, reading.model_requested, reading.provider, start_unix_nano, received_unix_nano, saw_cache=False
-        )
+        """Price what one reading says.
 
-    def describe(self, model: str, provider: str | None = None, *, at: int) -> dict[str, Any]:
-        """What the book knows of a model at a moment (unix nanoseconds), for people: see `describe.py`."""
-        return describe(self._layers, model, provider, at=at)
+        Args:
+            reading: what to price.
+            account: whose prices count; those of a contract come first.
+            start_unix_nano: the moment whose price counts.
+            received_unix_nano: the price's moment where the start is implausible; 0: the start is believed.
+            above: names the model (and a provider, where the reading has none) in the reading's place.
+            saw_cache: another span of the call showed cached tokens, so this one hides none.
 
-    def _quote(  # noqa: PLR0917 -- once a call, where keywords cost as much as the price
-        self,
-        reading: Reading,
-        account: str,
-        models: tuple[str, ...],
-        requested: str | None,
-        provider: str | None,
-        start_unix_nano: int,
-        received_unix_nano: int,
-        *,
-        saw_cache: bool,
-    ) -> Quote:
+        """
+        models, requested, provider = reading.models, reading.model_requested, reading.provider
+        if above is not None:
+            models, requested, provider = above.models, above.model_requested, provider or above.provider
         layers = self._layers
         key = (account if account in layers.accounts else "", provider, reading.gateway, models, requested, reading.tier, reading.speed)
         remembered = self._remembered
@@ -193,21 +177,18 @@ class PriceBook:
                     card.rates(tokens[0]) if card.tiers else card.base, tokens, unknown_write_1h=self._write_1h
                 )
                 if cost and not missing:
-                    quote = _new(Quote)
-                    _basis(quote, stretch.basis)
-                    _cost(quote, cost)
-                    _source(quote, stretch.source)
-                    _version(quote, stretch.version)
-                    _model(quote, entry.model)
-                    _provider(quote, entry.provider)
-                    _reason(quote, "")
-                    _savings(quote, savings)
-                    _premium(quote, premium)
-                    _at_receive_time(quote, implausible)
-                    _doubts(quote, stretch.doubts)
-                    _incomplete(quote, False)
-                    return quote
+                    return _new_tuple(
+                        Quote,
+                        (
+                            stretch.basis, cost, stretch.source, stretch.version, entry.model, entry.provider, "", savings, premium,
+                            implausible, stretch.doubts, False,
+                        ),
+                    )  # fmt: skip
         return self._weigh(reading, entry, stretch, moment, implausible=implausible, saw_cache=saw_cache)
+
+    def describe(self, model: str, provider: str | None = None, *, at: int) -> dict[str, Any]:
+        """What the book knows of a model at a moment (unix nanoseconds), for people: see `describe.py`."""
+        return describe(self._layers, model, provider, at=at)
 
     def _own(self, stretch: Stretch, tokens: Tokens, family: str, moment: int) -> _Own | None:
         """The own price of some tokens; None where a rate that it needs is not listed."""

@@ -88,6 +88,9 @@ def add_raw(raw: RawUsage, key: str, boxes: Boxes, counts: Counts) -> None:
             counts.mode = boxes.mode_if_sole.get(key)
             if counts.total is None:
                 counts.total = raw.first(boxes.names["total"])
+    total = raw.first(boxes.names["total"])
+    if total and counts.input is not None and raw.first(boxes.names["input"]) == counts.input:
+        counts.total = total  # the provider's own; another on the span may be the emitter's sum of what it knew
     for name in DETAILS:
         spellings = boxes.names[name]
         if spellings and not getattr(counts, name):
@@ -101,7 +104,7 @@ def add_langfuse(value: Any, rules: Rules, counts: Counts) -> None:
 
     Its buckets are disjoint (input is what is left of the input) when they add up to the total or there is none; they are parts
     of input and output when those two alone make the total. OpenAI's names and nested details are parts too; Anthropic's own
-    shape leaves the cache out of its input.
+    shape (with a nested `cache_creation`, which only splits what is written) leaves the cache out of its input.
     """
     box = container(value)
     if box is None:
@@ -112,7 +115,7 @@ def add_langfuse(value: Any, rules: Rules, counts: Counts) -> None:
     raw_names = {"input_tokens", "prompt_tokens", "promptTokens"} & box.keys()
     for key, number, inside in _numbers(box):
         name = rules.langfuse.get(key)
-        nested = nested or inside
+        nested = nested or inside.endswith("_details")
         if name is None:
             if not inside and key.startswith("input_"):
                 other_input += number
@@ -151,12 +154,12 @@ def add_langfuse(value: Any, rules: Rules, counts: Counts) -> None:
     counts.total = counts.input + counts.output
 
 
-def _numbers(box: Mapping[str, Any]) -> Iterator[tuple[str, int, bool]]:
-    """(bucket, count, whether it stands inside a nested object) of every believable count."""
+def _numbers(box: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """(bucket, count, the key of the nested object that holds it or "") of every believable count."""
     for key, value in box.items():
         nested = isinstance(value, dict)
         for name, part in value.items() if nested else ((key, value),):
             number = count(part)
             if number is not None and number >= 0:
                 head, _, tail = name.rpartition(".")
-                yield (tail if head else name), number, nested or bool(head)
+                yield (tail if head else name), number, key if nested else head

@@ -150,6 +150,11 @@ def container(value: Value) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
+def is_cut(value: Value) -> bool:
+    """Whether a text that `container` made nothing of began as an object: an attribute length limit (or ours) took its end."""
+    return type(value) is str and value.lstrip()[:1] == "{"
+
+
 def _python_repr(found: str) -> object:
     """`str(some_dict)`, as LangSmith and LiteLLM write it. Never eval: JSON's words first (ten times faster), then a literal."""
     if len(found) > MAX_REPR_BYTES:

@@ -28,10 +28,10 @@ _COMPARE: Final[Mapping[str, Callable[[Version, Version], bool]]] = {
 _COLUMNS: Final = frozenset(
     (
         "scope", "version", "provider", "attribute", "mode", "tier", "drops_cache", "cumulative", "incomplete", "reasoning_apart",
-        "cost_cumulative",
+        "cost_cumulative", "own_total",
     )
 )  # fmt: skip
-_FLAGS: Final = ("drops_cache", "reasoning_apart", "cost_cumulative")
+_FLAGS: Final = ("drops_cache", "reasoning_apart", "cost_cumulative", "own_total")
 _TIERS: Final = ("standard", "flex", "priority", "batch", "scale")
 _WRAPPERS: Final = frozenset((Klass.AGENT, Klass.NONE))
 
@@ -79,6 +79,7 @@ class ScopeRow:
     incomplete: frozenset[Klass] = frozenset()
     reasoning_apart: bool = False
     cost_cumulative: bool = False
+    own_total: bool = False
     tier: str | None = None
 
 
@@ -138,6 +139,7 @@ def scope_row(row: Mapping[str, Any], where: str, normalise: Callable[[str], str
         incomplete=incomplete,
         reasoning_apart=bool(row.get("reasoning_apart")),
         cost_cumulative=bool(row.get("cost_cumulative")),
+        own_total=bool(row.get("own_total")),
         tier=tier,
     )
 
@@ -162,6 +164,7 @@ class Facts:
     incomplete: frozenset[Klass] = frozenset()
     reasoning_apart: bool = False
     cost_cumulative: bool = False
+    own_total: bool = False
 
     def joined(self, first: Facts) -> Facts:
         """These facts and `first`, whose mode comes first."""
@@ -172,6 +175,7 @@ class Facts:
             incomplete=first.incomplete | self.incomplete,
             reasoning_apart=first.reasoning_apart or self.reasoning_apart,
             cost_cumulative=first.cost_cumulative or self.cost_cumulative,
+            own_total=first.own_total or self.own_total,
         )
 
 
@@ -209,4 +213,5 @@ def fold(rows: Sequence[ScopeRow]) -> Facts:
         incomplete=frozenset().union(*(row.incomplete for row in rows)),
         reasoning_apart=any(row.reasoning_apart for row in rows),
         cost_cumulative=any(row.cost_cumulative for row in rows),
+        own_total=any(row.own_total for row in rows),
     )

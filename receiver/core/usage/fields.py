@@ -6,18 +6,19 @@ which keys prove something) is worked out once per shape; a span then costs a lo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from receiver.core.usage.coerce import count
+from receiver.core.usage.reading import CacheMode
 from receiver.core.usage.rules import DETAILS, Rules, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from receiver.core.span import Value
     from receiver.core.usage.emitters import Emitter
-    from receiver.core.usage.reading import CacheMode
 
 Places = tuple[int, ...]  # indexes into a span's values, in order of precedence
 
@@ -102,7 +103,7 @@ class Shape:
             return tuple(place[key] for key in wanted if key in place)
 
         self.vocabularies: tuple[tuple[Vocabulary, Places, Places, Places], ...] = tuple(
-            (vocabulary, places(vocabulary.input), places(vocabulary.output), places(vocabulary.total))
+            (_beside(vocabulary, place), places(vocabulary.input), places(vocabulary.output), places(vocabulary.total))
             for vocabulary in rules.vocabularies
             if (vocabulary.scope is None or vocabulary.scope.match(emitter.scope))
             and any(key in place for key in (*vocabulary.input, *vocabulary.output, *vocabulary.total))
@@ -149,6 +150,11 @@ class Shape:
             has_write_split=bool(places[5] or places[6]),
             pair=itemgetter(spellings[0][0], spellings[1][0]) if spellings[1] and not spellings[2] and not self.details else None,
         )
+
+
+def _beside(vocabulary: Vocabulary, place: Collection[str]) -> Vocabulary:
+    """The vocabulary as the keys beside it qualify it."""
+    return vocabulary if vocabulary.exclusive_beside.isdisjoint(place) else replace(vocabulary, mode=CacheMode.EXCLUSIVE)
 
 
 def gather(shape: Shape, values: Sequence[Value], operation: str | None, counts: Counts) -> None:

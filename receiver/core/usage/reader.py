@@ -10,11 +10,12 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from receiver.core.span import Keys
 from receiver.core.usage import names
 from receiver.core.usage.boxes import RawUsage, add_langfuse, add_raw
 from receiver.core.usage.buckets import tokens
 from receiver.core.usage.cache_mode import cache_mode
-from receiver.core.usage.coerce import container
+from receiver.core.usage.coerce import container, is_cut
 from receiver.core.usage.draft import Draft
 from receiver.core.usage.fields import Counts, Shape, gather
 from receiver.core.usage.klass import is_special_name
@@ -42,7 +43,7 @@ class _Plan:
     __slots__ = ("keys", "pick", "shape", "statics")
 
     def __init__(self, keys: tuple[str, ...], shape: Shape, places: tuple[int, ...]) -> None:
-        self.keys = keys
+        self.keys = Keys(keys)
         self.shape = shape
         self.pick: Callable[[Sequence[Value]], Any] | None = itemgetter(*places) if places else None
         self.statics: dict[Any, Statics] = {}
@@ -71,7 +72,7 @@ class Reader:
         self._statics = 0
 
     def read(self, span: Span) -> Reading:
-        """What `span` says, also stored in `span.reading`."""
+        """What `span` says, also stored in `span.reading`; its keys are stored in `span.keys`."""
         known = self._by_source.get(span.source)
         if known is None:
             known = self._known(span.source)
@@ -82,6 +83,7 @@ class Reader:
         plan = known.plans.get(keys)
         if plan is None:
             plan = self._plan(known, keys)
+        span.keys = plan.keys
         name = known.names.get(span.name)
         if name is None:
             name = self._name(known, span.name)
@@ -154,7 +156,7 @@ class Reader:
         return statics
 
     def _statics_of(self, emitter: Emitter, plan: _Plan, name: str, values: Sequence[Value]) -> Statics:
-        attributes = dict(zip(reversed(plan.keys), reversed(values), strict=True))  # of a repeated key the first counts
+        attributes = dict(zip(reversed(plan.keys.names), reversed(values), strict=True))  # of a repeated key the first counts
         return statics_of(name, attributes, plan.shape, emitter, self.rules)
 
 
@@ -170,6 +172,7 @@ def measure(shape: Shape, values: Sequence[Value], statics: Statics, rules: Rule
     for key, place in shape.boxes:
         box = container(values[place])
         if box is None:
+            counts.rejected += is_cut(values[place])
             continue
         raw = RawUsage(box)
         add_raw(raw, key, rules.boxes, counts)
@@ -184,6 +187,8 @@ def measure(shape: Shape, values: Sequence[Value], statics: Statics, rules: Rule
     draft.has_cache_keys = shape.cache_places or draft.has_write_split or counts.cache_read is not None or counts.cache_write is not None
     if not counts.stated:
         return draft
+    if statics.facts.own_total:
+        counts.total = None
     mode, evidence = cache_mode(
         counts,
         facts=statics.facts,

@@ -42,6 +42,7 @@ class Vocabulary:
     scope: re.Pattern[str] | None  #: the only scopes in which these names mean tokens
     mode: CacheMode | None  #: of counts stated in these names, whoever wrote them
     not_on: frozenset[str]  #: operations on which these names repeat a child
+    exclusive_beside: frozenset[str] = frozenset()  #: keys beside which these counts leave the cache out
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,16 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
 def _vocabulary(row: Mapping[str, Any]) -> Vocabulary:
     mode = CacheMode(row["mode"]) if "mode" in row else None
     not_on = frozenset(row.get("not_on_operations", ()))
-    return Vocabulary(row["name"], tuple(row["input"]), tuple(row["output"]), tuple(row["total"]), _pattern(row.get("scope")), mode, not_on)
+    return Vocabulary(
+        row["name"],
+        tuple(row["input"]),
+        tuple(row["output"]),
+        tuple(row["total"]),
+        _pattern(row.get("scope")),
+        mode,
+        not_on,
+        frozenset(row.get("exclusive_beside", ())),
+    )
 
 
 def _boxes(table: Mapping[str, Any]) -> Boxes:

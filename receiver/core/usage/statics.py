@@ -38,7 +38,7 @@ class Statics:
         self.bedrock_openai = is_bedrock_openai(reading.provider, reading.models)
         self.google = is_google(reading.provider, reading.models)
         self.reasoning_apart = (facts.reasoning_apart and not shape.proves_inclusive) or reading.provider in rules.reasoning_apart
-        self.quick = shape.quick is not None and reading.operation not in shape.quick.vocabulary.not_on
+        self.quick = shape.quick is not None and not facts.own_total and reading.operation not in shape.quick.vocabulary.not_on
         mode = shape.quick.vocabulary.mode if shape.quick is not None else None
         #: cache mode where the figures cannot tell
         self.still: Evidence = by_vocabulary(mode, shape.proves_inclusive) or by_table(facts, bedrock_openai=self.bedrock_openai)
