@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any
 
 CAPTURES = Path(__file__).parent / "data" / "captures"
+#: Captures of stacks that the rules were not made on, added as they were met.
+MORE_CAPTURES = Path(__file__).parent / "data" / "captures_more"
 COUNTS = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
 LABELS = ("agent", "user", "session")
 #: Providers whose list prices two public lists agree on.
 JUDGED = ("openai", "anthropic", "google")
 
 
-def scenarios() -> list[Path]:
-    return sorted(path.parent for path in CAPTURES.glob("*/truth.json"))
+def scenarios(folder: Path = CAPTURES) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/truth.json"))
 
 
 def exports(scenario: Path) -> list[Path]:

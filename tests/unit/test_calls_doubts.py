@@ -213,10 +213,10 @@ def test_twins_that_nearly_agree_are_doubted(case: dict[str, Any], doubted: bool
     """A stream's first event counted twice parts two tellers of one call (LangChain over Anthropic's client): said, not joined."""
     story = Story()
     top = story.span(reading("A"))
-    outer, at = {"models": ("claude-sonnet-4-5",), "response_id": "msg_1"}, {"scope": "inner", "at": (5, 95)}
-    story.span(reading("L", tokens(100, 310), **outer), under=story.span(reading("A"), under=top), scope="outer")
-    inner = {"usage": tokens(40, 302), "models": ("claude-sonnet-4-5",), **case}
-    at |= {key: inner.pop(key) for key in ("scope", "at") if key in inner}
-    story.span(reading("L", **inner), under=top, **at)
+    chain = story.span(reading("A"), under=top)
+    story.span(reading("L", tokens(100, 310), models=("claude-sonnet-4-5",), response_id="msg_1"), under=chain, scope="outer")
+    inner: dict[str, Any] = {"usage": tokens(40, 302), "models": ("claude-sonnet-4-5",), **case}
+    scope, at = inner.pop("scope", "inner"), inner.pop("at", (5, 95))
+    story.span(reading("L", **inner), under=top, scope=scope, at=at)
     calls = story.count().calls
     assert [Doubt.SUSPECTED_DOUBLE in call.doubts for call in calls] == [doubted, doubted]

@@ -19,7 +19,7 @@ OBJECT = "{'completion_tokens': 194, 'prompt_tokens': 8114, 'cache_creation_inpu
 def told(own: dict[str, object], raw: dict[str, str], *, name: str = "raw_gen_ai_request") -> list[tuple[int, int, int, int]]:
     story = Story()
     request = story.span({**OWN, **own}, scope="litellm", version="", name="litellm_request")  # type: ignore[dict-item]  # plain values
-    story.span(raw, under=request, scope="litellm", version="", name=name)  # type: ignore[arg-type]  # str is a Value
+    story.span(raw, under=request, scope="litellm", version="", name=name)
     return [buckets([call]) for call in story.count().calls]
 
 

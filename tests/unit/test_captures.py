@@ -1,4 +1,4 @@
-"""98 captures of real instrumentations: every call once, every cost exact, every name that is told."""
+"""Captures of real instrumentations: every call once, every cost exact, every name that is told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from receiver import app
 from receiver.config import Config
 from receiver.otlp.export import Encoding
-from tests.captures import exports, judge, scenarios, truth_of
+from tests.captures import MORE_CAPTURES, exports, judge, scenarios, truth_of
 
 
 def reported(folder: Path) -> dict[str, object]:
@@ -19,7 +19,7 @@ def reported(folder: Path) -> dict[str, object]:
     return offline.finish()
 
 
-@pytest.mark.parametrize("folder", scenarios(), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [*scenarios(), *scenarios(MORE_CAPTURES)], ids=lambda folder: folder.name)
 def test_a_capture_is_counted_priced_and_attributed_as_it_happened(folder: Path) -> None:
     """What the report says is what the model server logged."""
     verdict = judge(truth_of(folder), reported(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from typing import Any
 
@@ -403,17 +404,15 @@ def test_a_total_of_the_emitters_own_adding_proves_nothing() -> None:
     assert usage(read(attributes, scope="openlit.instrumentation.openai")).output_total == 150
 
 
-@pytest.mark.parametrize(
-    ("buckets_text", "expect"),
-    [
-        ('{"input": 7689, "output": 177, "cache_creation_input_tokens": 829, "cache_read_input_tokens": 2795, "cache_creation": '
-         '{"ephemeral_5m_input_tokens": 829, "ephemeral_1h_input_tokens": 0}}', (7689, 2795, 829, 177)),
-        ('{"input": 7689, "output": 177, "input_tokens_details": {"cached_tokens": 2795}}', (4894, 2795, 0, 177)),
-    ],
-)  # fmt: skip
-def test_langfuse_objects_in_buckets(buckets_text: str, expect: tuple[int, int, int, int]) -> None:
+LANGFUSE_3_2 = {"input": 7689, "output": 177, "cache_creation_input_tokens": 829, "cache_read_input_tokens": 2795}
+SPLIT = {"cache_creation": {"ephemeral_5m_input_tokens": 829, "ephemeral_1h_input_tokens": 0}}
+NESTED = {"input": 7689, "output": 177, "input_tokens_details": {"cached_tokens": 2795}}
+
+
+@pytest.mark.parametrize(("stated", "expect"), [(LANGFUSE_3_2 | SPLIT, (7689, 2795, 829, 177)), (NESTED, (4894, 2795, 0, 177))])
+def test_langfuse_objects_in_buckets(stated: dict[str, Any], expect: tuple[int, int, int, int]) -> None:
     """Only nested details say that the input holds the cache; a nested `cache_creation` splits what was written (Langfuse 3.2)."""
-    attributes = {"langfuse.observation.usage_details": buckets_text, "langfuse.observation.type": "generation"}
+    attributes = {"langfuse.observation.usage_details": json.dumps(stated), "langfuse.observation.type": "generation"}
     assert buckets(read(attributes, scope="langfuse-sdk")) == expect
 
 
