@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 _ACCEPTED = Answer()
 #: Spans that are read, or held, in one go: 5 to 15 us each, so 10 ms at most (an SDK sends 512 in a request, a collector 8,192).
 TURN_SPANS: Final = 1_024
+#: Bytes of requests that are begun in one turn of the loop, about 10 ms of work: when many come at once, each still fits between
+#: two turns, and timers, answers and scrapes have theirs.
+TURN_BYTES: Final = 256 * 1024
 _SECONDS_TO_RETRY = 5.0  #: hint while starting or stopping: within every SDK's ten-second budget, so a restart loses nothing
 
 
@@ -72,6 +75,7 @@ class Intake:
         self._sources = sources
         self._clock = clock
         self._in_flight: dict[TraceKey, asyncio.Future[None]] = {}
+        self._begun_bytes = 0  #: of requests that this turn of the loop has begun
         self.refusal: str | None = "starting"  #: why every request is refused just now; None while open
 
     def admit(self, authorization: str | None, *, transport: str) -> str:  # noqa: ARG002 -- transports may differ one day; the protocol says so
@@ -89,12 +93,20 @@ class Intake:
     async def export(self, account: str, body: bytes, *, encoding: Encoding, transport: str) -> Answer:
         """Decode, drop what was seen, store the rest. Resolves when the new spans are as durable as the journal promises."""
         received_unix_nano = self._clock.unix_nano()
+        while self._begun_bytes >= TURN_BYTES:
+            await asyncio.sleep(0)
+        if not self._begun_bytes:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._begun_bytes += len(body) or 1
         decode = self._decoder.protobuf if encoding is Encoding.PROTOBUF else self._decoder.json
         decoded = await _sliced(decode(body, received_unix_nano=received_unix_nano))
         new = await self._accept(account, decoded.spans, received_unix_nano)
         self._observe(account, transport, decoded, new)
         rejected = decoded.rejected.total()
         return Answer(rejected_spans=rejected, error_message=decoded.errors) if rejected else _ACCEPTED
+
+    def _next_turn(self) -> None:
+        self._begun_bytes = 0
 
     async def _accept(self, account: str, spans: list[Span], received_unix_nano: int) -> list[Span]:
         if not spans:

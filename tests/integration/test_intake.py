@@ -11,7 +11,7 @@ import pytest
 from receiver.access.keys import Keys, hash_key
 from receiver.core.journal import Acceptance
 from receiver.errors import MalformedExport, Overloaded, Unauthenticated
-from receiver.intake import TURN_SPANS
+from receiver.intake import TURN_BYTES, TURN_SPANS
 from receiver.otlp.export import Answer, Encoding
 from tests.exports import CALL_PUSD, agent, export, model_call, request
 from tests.fakes import TryingJournal
@@ -234,3 +234,18 @@ async def test_a_source_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_body_of_these_tests_is_plain_otlp() -> None:
     """The builder writes what the official classes read."""
     assert request([model_call(1, 1)]).SerializeToString() == export(model_call(1, 1))
+
+
+async def test_many_large_requests_at_once_are_begun_turn_by_turn() -> None:
+    """The loop has its turn after about `TURN_BYTES` of work, however many requests stand ready."""
+    lines = Lines()
+    spans = [model_call(trace, at) for trace in range(1, 9) for at in range(1, 65)]
+    size = len(export(*spans))
+    most_a_turn = TURN_BYTES // size + 1
+    requests = [asyncio.ensure_future(lines.send(*spans)) for _ in range(4 * most_a_turn)]
+    turns = 0
+    while not all(each.done() for each in requests):
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= len(requests) / most_a_turn
+    assert (lines.accepted, lines.duplicate) == (len(spans), (len(requests) - 1) * len(spans))
