@@ -130,7 +130,7 @@ FAMILIES: Final = (
         name="missing_spans",
         kind=Kind.COUNTER,
         labels=("account", "reason"),
-        help="Spans that show a loss: model calls without usage (no_usage; error: failed ones), sampled traces, dropped attributes, or a fault of the daemon.",
+        help="Spans that show a loss: model calls without usage (failed ones: error), sampled traces, dropped attributes, a fault of ours.",
     ),
     Family(
         name="cache_mode_guess",
