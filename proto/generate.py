@@ -1,4 +1,4 @@
-"""Generate `receiver/otlp/wire_pb2.py` and its stub from the `.proto` files beside this script; `--check` only compares.
+"""Generate the modules `*_pb2.py` of `receiver/`, and their stubs, from the `.proto` files beside this script; `--check` only compares.
 
     python proto/generate.py            write
     python proto/generate.py --check    exit 1 and name the files that are not current
@@ -20,7 +20,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 #: Our source below `proto/`, and the module that is made of it, without its ending.
-OUTPUTS = {"spantoll/wire/v1/wire.proto": ROOT / "receiver" / "otlp" / "wire_pb2"}
+OUTPUTS = {
+    "spantoll/wire/v1/wire.proto": ROOT / "receiver" / "otlp" / "wire_pb2",
+    "spantoll/journal/v1/journal.proto": ROOT / "receiver" / "store" / "journal_pb2",
+}
 
 RUNTIME_CHECK = re.compile(r"^_runtime_version\.ValidateProtobufRuntimeVersion\(\n(?:    .*\n)+\)\n", re.MULTILINE)
 STAMPS = re.compile(r"^(?:from google\.protobuf import runtime_version as _runtime_version|# Protobuf Python Version: .*)\n", re.MULTILINE)

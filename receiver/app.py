@@ -30,6 +30,7 @@ from receiver.config import Config, as_table, parse_endpoint
 from receiver.core.admission import InFlight
 from receiver.core.attribution import AttributionRules
 from receiver.core.calls import CountOptions
+from receiver.core.journal import Acceptance, Journal, Progress, StoreBroken
 from receiver.core.outcome import Theory
 from receiver.core.prices import PriceBook, PriceOptions
 from receiver.core.sources import Sources
@@ -45,6 +46,8 @@ from receiver.otlp.grpc_server import GrpcOptions, GrpcServer
 from receiver.otlp.http_server import HttpOptions, HttpServer
 from receiver.otlp.listen import CannotListen
 from receiver.otlp.status import Refusals
+from receiver.store.folder import Folder
+from receiver.store.journal import SqliteJournal
 from receiver.store.memory import MemoryJournal
 from receiver.web.customer import customer_server
 from receiver.web.operator import operator_server
@@ -58,6 +61,12 @@ TLS_LOOK_SECONDS: Final = 5.0
 STALL_LOOK_SECONDS: Final = 0.1
 #: Process managers may signal the process and its group: what comes so soon after the first signal is its echo, no second thought.
 STOP_ECHO_SECONDS: Final = 0.5
+#: How often the metrics are written down. What is in the journal since is added up at the next start: at most so long a stretch.
+SNAPSHOT_SECONDS: Final = 30.0
+#: Rows that are added up in one go at the start: a few milliseconds.
+RESTORED_ROWS: Final = 256
+#: After the disk has failed, how long /metrics and the health pages stay to be seen.
+BROKEN_SECONDS: Final = 10.0
 #: Other threads get the interpreter lock this often at least (CPython's own default of 5 ms shows in the latency of a request).
 SWITCH_INTERVAL_SECONDS: Final = 0.001
 #: Python's cyclic garbage collector walks all that lives whenever a quarter has come anew: with 20,000 open spans that is 10 of 33 us
@@ -100,11 +109,26 @@ def run(config: Config, *, started: Started | None = None) -> int:
 
 async def _serve(config: Config, started: Started | None) -> None:
     """Build the daemon on its loop and run it."""
-    daemon = Daemon(config)
-    gc.collect()
-    gc.freeze()  # modules, rules and price tables live as long as the process
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
-    await daemon.run(started)
+    with Folder(config.store.directory) as folder:
+        daemon: Daemon | None = None
+
+        def broke(error: StoreBroken) -> None:
+            assert daemon is not None
+            daemon.fail(error)
+
+        clock = SystemClock()
+        durable = config.store.ack == "durable"
+        journal = SqliteJournal(folder.database, clock=clock, durable=durable, broke=broke)
+        if not durable:
+            log.warning(
+                "store.ack is memory: what is acknowledged is written some milliseconds later, so a crash or a power cut loses"
+                " the last of it, and nobody sends it again"
+            )
+        daemon = Daemon(config, clock=clock, journal=journal)
+        gc.collect()
+        gc.freeze()  # modules, rules and price tables live as long as the process
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        await daemon.run(started)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -197,18 +221,17 @@ class _Listeners:
 class Daemon:
     """One running daemon. `Operations` of the operator's listener is fulfilled here."""
 
-    def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
-        """Build everything; nothing listens yet. Raises ConfigError."""
+    def __init__(self, config: Config, *, clock: Clock | None = None, journal: Journal | None = None) -> None:
+        """Build everything; nothing listens yet. Without a journal, what is accepted lives in memory alone. Raises ConfigError."""
         self._config = config
         self._clock = clock = clock or SystemClock()
         rules = theory(config)
         self.metrics = Metrics(_metrics_options(config), unix_nano=clock.unix_nano)
-        self.journal = MemoryJournal()
+        self.journal: Journal = journal or MemoryJournal()
+        self.journal.watch(self.metrics.fold)
         self.window = Window(_window_limits(config), records=self.journal.records)
         self._sources = Sources()
-        self.closing = Closing(
-            window=self.window, theory=rules, journal=self.journal, metrics=self.metrics, sources=self._sources, clock=clock
-        )
+        self.closing = Closing(window=self.window, theory=rules, journal=self.journal, sources=self._sources, clock=clock)
         self._budget = InFlight(config.otlp.max_in_flight)
         self.intake = Intake(
             decoder=decoder(config, rules),
@@ -225,6 +248,8 @@ class Daemon:
         self._book = rules.book
         self._tls = _tls(config)
         self._stopping = asyncio.Event()
+        self._failure: StoreBroken | None = None
+        self._restoring = ""  #: how far, for people
         self._told_to_stop = 0.0  #: monotonic seconds of the first signal
         self._acts: set[asyncio.Task[None]] = set()  #: begun by signals; held, or the loop may forget them
         self._register_gauges()
@@ -237,6 +262,15 @@ class Daemon:
                 started(ports)
             log.info("ready", extra={"version": __version__})
             await self._stopping.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def fail(self, error: StoreBroken) -> None:
+        """The disk has failed: nothing is taken any more. What operators see stays for a while, then the process ends, and not with 0."""
+        log.critical("%s", error)
+        self._failure = error
+        self.intake.refusal = error.reason
+        asyncio.get_running_loop().call_later(BROKEN_SECONDS, self._stopping.set)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Mapping[str, int]]:
@@ -248,6 +282,8 @@ class Daemon:
             if self._tls is not None:
                 background.append(tasks.create_task(self._watch_tls(self._tls)))
             try:
+                await self._restore()
+                background.append(tasks.create_task(self._snapshots()))
                 self.intake.refusal = None
                 if listeners.grpc is not None:
                     await listeners.grpc.set_serving(True)
@@ -256,6 +292,40 @@ class Daemon:
                 await self._drain(listeners)
                 for task in background:
                     task.cancel()
+
+    async def _restore(self) -> None:
+        """Go on where the last process ended: counters first, then the window. Operators see how far it is."""
+        journal, metrics = self.journal, self.metrics
+        metrics.restore(journal.series())
+        for number, entry in enumerate(journal.unobserved(), 1):
+            metrics.fold(entry)
+            if number % RESTORED_ROWS == 0:
+                await asyncio.sleep(0)
+        begun = self._clock.monotonic()
+        remembered = opened = 0
+        for step in journal.replay():
+            if isinstance(step, Progress):
+                self._restoring = f", {step.done} of {step.total} rows of the journal are read"
+                await asyncio.sleep(0)
+            elif isinstance(step, Acceptance):
+                await self.intake.restore(step)
+                opened += len(step.spans)
+                await asyncio.sleep(0)
+            else:
+                self.window.remember(step, now=self._clock.monotonic())
+                remembered += len(step)
+        self._restoring = ""
+        if remembered or opened:
+            took = round(self._clock.monotonic() - begun, 3)
+            log.info("went on from the journal", extra={"open_spans": opened, "remembered_traces": remembered, "seconds": took})
+
+    async def _snapshots(self) -> None:
+        while True:
+            await asyncio.sleep(SNAPSHOT_SECONDS)
+            try:
+                await self.journal.snapshot(self.metrics.series())
+            except Overloaded as error:
+                log.warning("the metrics could not be written down, which is tried again in %g s: %s", SNAPSHOT_SECONDS, error)
 
     async def _drain(self, listeners: _Listeners) -> None:
         """Stop taking, finish what is under way, release if asked, and only then take the operator's view away."""
@@ -275,6 +345,9 @@ class Daemon:
                 log.exception("open traces could not be closed on the way out")
             else:
                 log.info("open traces were closed on the way out", extra={"traces": closed})
+        with contextlib.suppress(Overloaded):  # then the next process adds up what came since the last one
+            await self.journal.snapshot(self.metrics.series())
+        await self.journal.stop()
         await asyncio.gather(*(server.stop() for server in listeners.web.values()))
 
     # --- what the operator's listener asks ---------------------------------------------------------------------------------
@@ -284,7 +357,7 @@ class Daemon:
 
     def ready(self) -> tuple[bool, str]:
         refusal = self.intake.refusal
-        return refusal is None, "" if refusal is None else f"exports are refused just now: {refusal}"
+        return refusal is None, "" if refusal is None else f"exports are refused just now: {refusal}{self._restoring}"
 
     async def release(self) -> int:
         try:

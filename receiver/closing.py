@@ -3,7 +3,7 @@
     window -release-> Group -count-> LLMCalls -price-> PricedCalls -attribute-> Charges -close (one commit)-> observed
 
 `core.outcome.work_out` is the pure part, the same for the daemon and for files. `Closing` drives it: one armed timer, at most 5 ms of work
-at a time, then the commit, and only what is committed is shown on the metrics.
+at a time, then the commit, and only what is committed is shown on the metrics (they watch the journal).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from receiver.core.span import Span
 from receiver.core.usage import Klass
 from receiver.core.window import Group, TraceKey, Trigger, Window
 from receiver.core.window.window import SLICE_SPANS
-from receiver.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +36,10 @@ RETRY_SECONDS: Final = 1.0
 class Closing:
     """Drives the window's releases through `work_out` into the journal and onto the metrics."""
 
-    def __init__(self, *, window: Window, theory: Theory, journal: Journal, metrics: Metrics, sources: Sources, clock: Clock) -> None:
+    def __init__(self, *, window: Window, theory: Theory, journal: Journal, sources: Sources, clock: Clock) -> None:
         self._window = window
         self._theory = theory
         self._journal = journal
-        self._metrics = metrics
         self._sources = sources
         self._clock = clock
         self._provisional = Provisional(theory.book)
@@ -156,12 +154,6 @@ class Closing:
         for trace in group.traces:
             self._window.closed(trace.key, charged.get(trace.key.trace_id, ()))
             self._provisional.drop(trace.key)
-            if trace.spans:  # a mate that only came back with its re-opened group was released before
-                self._metrics.released(trace.trigger.value, 1)
-        self._metrics.observe(charges, now_unix_nano=self._clock.unix_nano())
-        self._metrics.counted(outcome.counted.counters)
-        if outcome.counted.missing:
-            self._metrics.missing(outcome.counted.missing)
         if charges or outcome.counted.missing:
             self._sources.closed(charges, outcome.counted.missing)
 

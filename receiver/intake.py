@@ -6,7 +6,8 @@
 Answered OK means: the journal holds the new spans. Both transports call `export`, so there is one meaning of every answer.
 Between `unseen` and the entry into `_in_flight` there is no `await`: two requests that carry the same span cannot both find
 it new. A resend that meets spans whose commit is still under way waits for that commit and then looks again; if the commit
-failed, nothing was marked, and the resend is new.
+failed, nothing was marked, and the resend is new. Storing is a task of its own: a client that leaves (a deadline, a broken
+connection) cannot come between a commit and the window that must know of it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Intake:
         self._metrics = metrics
         self._sources = sources
         self._clock = clock
-        self._in_flight: dict[TraceKey, asyncio.Future[None]] = {}
+        self._in_flight: dict[TraceKey, asyncio.Task[None]] = {}
         self._begun_bytes = 0  #: of requests that this turn of the loop has begun
         self.refusal: str | None = "starting"  #: why every request is refused just now; None while open
 
@@ -100,7 +101,7 @@ class Intake:
         self._begun_bytes += len(body) or 1
         decode = self._decoder.protobuf if encoding is Encoding.PROTOBUF else self._decoder.json
         decoded = await _sliced(decode(body, received_unix_nano=received_unix_nano))
-        new = await self._accept(account, decoded.spans, received_unix_nano)
+        new = await self._accept(account, decoded.spans, received_unix_nano, transport)
         self._observe(account, transport, decoded, new)
         rejected = decoded.rejected.total()
         return Answer(rejected_spans=rejected, error_message=decoded.errors) if rejected else _ACCEPTED
@@ -108,7 +109,7 @@ class Intake:
     def _next_turn(self) -> None:
         self._begun_bytes = 0
 
-    async def _accept(self, account: str, spans: list[Span], received_unix_nano: int) -> list[Span]:
+    async def _accept(self, account: str, spans: list[Span], received_unix_nano: int, transport: str) -> list[Span]:
         if not spans:
             return []
         traces = {TraceKey(account, trace_id) for trace_id in {span.trace_id for span in spans}}
@@ -117,33 +118,46 @@ class Intake:
         new = self._window.unseen(account, spans)
         if not new:
             return new
-        commit = asyncio.get_running_loop().create_future()
-        self._in_flight.update(dict.fromkeys(traces, commit))
+        storing = asyncio.get_running_loop().create_task(self._store(Acceptance(account, received_unix_nano, new, transport), traces))
+        self._in_flight.update(dict.fromkeys(traces, storing))
+        await asyncio.shield(storing)
+        return new
+
+    async def _store(self, acceptance: Acceptance, traces: set[TraceKey]) -> None:
         try:
-            read = self._reader.read
-            for turn in _turns(new):
-                for span in turn:
-                    read(span)
-                if turn is not new:
-                    await asyncio.sleep(0)
-            await self._journal.accept(Acceptance(account, received_unix_nano, new))
-            for turn in _turns(new):
-                late = self._window.hold(account, turn, now=self._clock.monotonic())
-                if late:
-                    self._metrics.late(late)
-                self._closing.held(account, turn)
-                if turn is not new:
-                    await asyncio.sleep(0)
+            await self._read(acceptance.spans)
+            await self._journal.accept(acceptance)
+            await self._hold(acceptance)
         finally:
             for key in traces:
                 del self._in_flight[key]
-            commit.set_result(None)
-        return new
+
+    async def _read(self, spans: list[Span]) -> None:
+        read = self._reader.read
+        for turn in _turns(spans):
+            for span in turn:
+                read(span)
+            if turn is not spans:
+                await asyncio.sleep(0)
+
+    async def _hold(self, acceptance: Acceptance) -> None:
+        account = acceptance.account
+        for turn in _turns(acceptance.spans):
+            late = self._window.hold(account, turn, now=self._clock.monotonic())
+            if late:
+                self._metrics.late(late)
+            self._closing.held(account, turn)
+            if turn is not acceptance.spans:
+                await asyncio.sleep(0)
+
+    async def restore(self, acceptance: Acceptance) -> None:
+        """Hold what an earlier process had accepted and not closed; its quiet time begins anew."""
+        await self._read(acceptance.spans)
+        await self._hold(acceptance)
 
     def _observe(self, account: str, transport: str, decoded: Decoded, new: list[Span]) -> None:
         metrics = self._metrics
         if new:
-            metrics.accepted(transport, len(new))
             self._observe_sources(account, new)
         if len(decoded.spans) > len(new):
             metrics.duplicate(transport, len(decoded.spans) - len(new))

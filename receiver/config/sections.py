@@ -30,6 +30,11 @@ class Store:
         kinds.Text(allowed="a folder's path", may_be_empty=False),
         "Folder that belongs to one running daemon; made when it is missing.",
     )
+    ack: str = choice(
+        "durable",
+        ("durable", "memory"),
+        '"durable": an export is answered once it is on the disk. "memory": at once, and a crash loses the last of it.',
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Final
 
 from receiver.core.attribution import AttributionRules, Charge, attribute
 from receiver.core.calls import Counted, CountOptions, Missing, count
-from receiver.core.journal import Close
+from receiver.core.journal import Close, Lack
 from receiver.core.prices import PriceBook
 from receiver.core.usage import Klass, Rules
 from receiver.core.window import Group
@@ -44,8 +44,7 @@ def work_out(group: Group, theory: Theory, last_values: LastValues) -> Outcome:
     charges: list[Charge] = []
     if counted.calls:
         charges = attribute([theory.book.price(call) for call in counted.calls], theory.attribution)
-    traces = tuple((trace.key, trace.generation) for trace in group.traces)
-    return Outcome(Close(group.account, traces, tuple(charges), counted.cumulative), counted)
+    return Outcome(_close(group, charges, counted), counted)
 
 
 def not_worked_out(group: Group) -> Outcome:
@@ -56,5 +55,28 @@ def not_worked_out(group: Group) -> Outcome:
         for account, span in spans
         if span.reading is not None and span.reading.klass is Klass.MODEL_CALL
     ]
-    traces = tuple((trace.key, trace.generation) for trace in group.traces)
-    return Outcome(Close(group.account, traces, (), {}), Counted([], missing, Counter(), {}))
+    counted = Counted([], missing, Counter(), {})
+    return Outcome(_close(group, [], counted), counted)
+
+
+def _close(group: Group, charges: list[Charge], counted: Counted) -> Close:
+    """What the journal keeps of it."""
+    traces = group.traces
+    counters = dict(counted.counters)
+    for trace in traces:
+        if trace.spans:  # a mate that only came back with its re-opened group was released before
+            released = ("window_released_total", (trace.trigger.value,))
+            counters[released] = counters.get(released, 0) + 1
+    return Close(
+        group.account,
+        tuple((trace.key, trace.generation) for trace in traces),
+        tuple(charges),
+        counted.cumulative,
+        spans=tuple(len(trace.spans) for trace in traces),
+        triggers=tuple(trace.trigger.value for trace in traces),
+        counters=counters,
+        missing=tuple(
+            Lack(lack.account, lack.span.trace_id, lack.span.span_id, lack.span.start_unix_nano, lack.model, lack.reason)
+            for lack in counted.missing
+        ),
+    )

@@ -17,9 +17,11 @@ from typing import Any, Final
 from receiver import __version__
 from receiver.core.attribution import Charge
 from receiver.core.calls.call import Missing
+from receiver.core.journal import Accepted, Closed, Lack
+from receiver.core.journal import Series as Frozen
 from receiver.metrics.exposition import Mark, Point, Shown, exposition
 from receiver.metrics.families import BY_NAME, FAMILIES, Family, Kind, find
-from receiver.metrics.labels import Labels, Raw, Row, Series, Values
+from receiver.metrics.labels import UNKNOWN, Labels, Raw, Row, Series, Values
 
 #: Values of a label that spans fill but no account limits (instrumentation scopes): a house has tens.
 MAX_SCOPES: Final = 500
@@ -27,6 +29,16 @@ MAX_SCOPES: Final = 500
 HISTOGRAM_SHARE: Final = 8
 
 _NANO: Final = 10**9
+
+#: Counters that are a fold over the journal's rows, so that they survive the process. What else is counted has no row.
+DURABLE_COUNTERS: Final = tuple(
+    family.name
+    for family in FAMILIES
+    if family.kind is Kind.COUNTER
+    and "account" not in family.labels
+    and (not family.name.startswith("receiver_") or family.name == "receiver_accepted_spans")
+    and family.name != "label_overflow"
+)
 
 _BASIS: Final = BY_NAME["calls"].labels.index("basis")
 
@@ -44,12 +56,12 @@ GaugeValue = Number | Mapping[tuple[str, ...], Number]
 class Counter:
     """A counter whose label values are ours, or capped by `Values`."""
 
-    __slots__ = ("_born", "_caps", "_unix_nano", "family", "values")
+    __slots__ = ("_caps", "_unix_nano", "born", "family", "values")
 
     def __init__(self, family: Family, *, unix_nano: Callable[[], int], caps: Sequence[Values] = ()) -> None:
         self.family = family
         self.values: dict[tuple[str, ...], int] = {}
-        self._born: dict[tuple[str, ...], int] = {}
+        self.born: dict[tuple[str, ...], int] = {}
         self._unix_nano = unix_nano
         self._caps = caps
         if not family.labels:
@@ -63,13 +75,19 @@ class Counter:
             self.values[labels] += amount
         except KeyError:
             self.values[labels] = amount
-            self._born[labels] = self._unix_nano()
+            self.born[labels] = self._unix_nano()
+
+    def restore(self, labels: dict[str, str], value: int, created_unix_nano: int) -> None:
+        """A series of an earlier process."""
+        values = tuple(labels.get(label, UNKNOWN) for label in self.family.labels)
+        for cap, one in zip(self._caps, values, strict=bool(self._caps)):
+            cap.of(one)
+        self.values[values] = self.values.get(values, 0) + value
+        self.born[values] = created_unix_nano
 
     def points(self, born_until: int) -> list[Point]:
         """Every series; one that was born after `born_until` is still shown at 0."""
-        return [
-            Point(labels, value if self._born[labels] <= born_until else 0, self._born[labels]) for labels, value in self.values.items()
-        ]
+        return [Point(labels, value if self.born[labels] <= born_until else 0, self.born[labels]) for labels, value in self.values.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +110,13 @@ class Metrics:
         """Start at nothing; `unix_nano` is the wall clock, for created timestamps, exemplars and `zero_first`."""
         options = options or MetricsOptions()
         self._unix_nano = unix_nano
+        self._as_of_unix_nano = 0  #: of the row that is being folded
         self._zero_first_nano = round(options.zero_first * _NANO)
         self._created_in_text = options.created_in_text
         self._dimensions = dimensions = tuple(options.dimensions)
         self._more: Callable[[Charge], Any] | None = attrgetter(*dimensions) if dimensions else None
         self._counters = {
-            family.name: Counter(family, unix_nano=unix_nano, caps=self._caps(family))
+            family.name: Counter(family, unix_nano=self._now, caps=self._caps(family))
             for family in FAMILIES
             if family.kind is Kind.COUNTER and "account" not in family.labels
         }
@@ -168,9 +187,9 @@ class Metrics:
         for (name, labels), amount in counters.items():
             self._counters[name.removesuffix("_total")].add(labels, amount)
 
-    def missing(self, missing: Iterable[Missing]) -> None:
+    def missing(self, missing: Iterable[Missing | Lack]) -> None:
         """Count spans that show a loss; a model call without usage is an unpriced call, too."""
-        now = self._unix_nano()
+        now = self._now()
         for lack in missing:
             self._row(self._missing, (lack.account, lack.reason), now)[0] += 1
             if lack.reason == "no_usage":
@@ -179,6 +198,57 @@ class Metrics:
     def released(self, trigger: str, traces: int) -> None:
         """Traces left the window."""
         self._counters["window_released"].add((trigger,), traces)
+
+    # what the journal tells
+
+    def fold(self, entry: Accepted | Closed) -> None:
+        """A row of the journal that holds for good (`Journal.watch`): in order, once each, so that the counters survive a crash exactly."""
+        self._as_of_unix_nano = entry.unix_nano
+        if isinstance(entry, Accepted):
+            self.accepted(entry.transport, entry.spans)
+        else:
+            self.observe(entry.charges, now_unix_nano=self._now())
+            self.counted(entry.counters)
+            if entry.missing:
+                self.missing(entry.missing)
+        self._as_of_unix_nano = 0
+
+    def series(self) -> list[Frozen]:
+        """All that `fold` has added up, for a snapshot. Other counters begin at 0 with the process, as Prometheus expects."""
+        found = [
+            Frozen(name, table.named(labels), tuple(row[:-1]), row[-1])
+            for name, table in self._durable_tables().items()
+            for labels, row in table.series.items()
+        ]
+        for name in DURABLE_COUNTERS:
+            counter = self._counters[name]
+            found += [
+                Frozen(name, tuple(zip(counter.family.labels, labels, strict=True)), (value,), counter.born[labels])
+                for labels, value in counter.values.items()
+            ]
+        return found
+
+    def restore(self, series: Iterable[Frozen]) -> None:
+        """Go on from a snapshot. Before anything is folded."""
+        tables = self._durable_tables()
+        for one in series:
+            if one.family in tables:
+                tables[one.family].restore(dict(one.labels), one.numbers, one.created_unix_nano)
+            elif one.family in DURABLE_COUNTERS:
+                self._counters[one.family].restore(dict(one.labels), one.numbers[0], one.created_unix_nano)
+
+    def _now(self) -> int:
+        """When a series that is new now was born: with its row, so that it has the same birthday when it is added up again."""
+        return self._as_of_unix_nano or self._unix_nano()
+
+    def _durable_tables(self) -> dict[str, Series]:
+        return {
+            "calls": self._calls,
+            "unpriced_calls": self._unpriced,
+            "cache_savings_gross_usd": self._caching,
+            "missing_spans": self._missing,
+            "trace_cost_usd": self._trace_costs,
+        }
 
     # what the intake line tells
 

@@ -113,6 +113,28 @@ class Series:
         self.rows[raw] = row
         return row
 
+    def restore(self, labels: dict[str, str], numbers: tuple[int, ...], created_unix_nano: int) -> None:
+        """A row of an earlier process. Labels that are new since are unknown in it, rows that differed in one that is gone are added up."""
+        if len(numbers) != self._width:
+            return  # a histogram with other buckets: it begins anew
+        values = tuple(labels.get(label, UNKNOWN) for label in self._labels)
+        row = self.series.get(values)
+        if row is None:
+            account = values[0]
+            self.series[values] = [*numbers, created_unix_nano]
+            self._accounts[account] = self._accounts.get(account, 0) + 1
+            for at in self._foldable:
+                if values[at] != OVERFLOW:
+                    self._values.setdefault((account, at), set()).add(values[at])
+            return
+        for at, number in enumerate(numbers):
+            row[at] += number
+        row[-1] = min(row[-1], created_unix_nano)
+
+    def named(self, labels: Labels) -> tuple[tuple[str, str], ...]:
+        """Label values with their names."""
+        return tuple(zip(self._labels, labels, strict=True))
+
     def _cap_values(self, account: str, labels: list[str]) -> None:
         for at in self._foldable:
             known = self._values.setdefault((account, at), set())

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from receiver.core.journal import Acceptance, Close
+from receiver.core.journal import Acceptance, Accepted, Close, Closed, Observer, Replayed, Series
 from receiver.core.span import Span
 from receiver.core.window.group import TraceKey
 
@@ -30,6 +30,7 @@ class MemoryJournal:
         self._closed_bytes = 0
         self._max_bytes = max_bytes
         self._cumulative: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self._observers: list[Observer] = []
 
     async def accept(self, acceptance: Acceptance) -> int:
         return self.put(acceptance)
@@ -52,6 +53,9 @@ class MemoryJournal:
                 records = found
             records.append(span)
         self._seq += 1
+        if self._observers:
+            spans = len(acceptance.spans)
+            self._tell(Accepted(self._seq, acceptance.received_unix_nano, account, acceptance.transport, spans))
         return self._seq
 
     def settle(self, close: Close) -> None:
@@ -62,6 +66,9 @@ class MemoryJournal:
                 self._closed[key] = records
                 self._closed_bytes += sum(span.size for span in records)
         self._cumulative.update(close.cumulative)
+        self._seq += 1
+        if self._observers:
+            self._tell(Closed(self._seq, 0, close.account, close.charges, close.missing, close.counters))
         while self._closed_bytes > self._max_bytes:
             _, records = self._closed.popitem(last=False)
             self._closed_bytes -= sum(span.size for span in records)
@@ -78,9 +85,31 @@ class MemoryJournal:
             if records is not None:
                 self._closed_bytes -= sum(span.size for span in records)
 
-    def replay(self) -> Iterator[Acceptance | Close]:
+    def watch(self, observer: Observer) -> None:
+        """Observers hear of every row at once, since every row holds at once."""
+        self._observers.append(observer)
+
+    def replay(self) -> Iterator[Replayed]:
         """Nothing: this journal does not outlive its process."""
         return iter(())
+
+    def series(self) -> list[Series]:
+        """Nothing, for the same reason."""
+        return []
+
+    def unobserved(self) -> Iterator[Accepted | Closed]:
+        """Nothing, for the same reason."""
+        return iter(())
+
+    async def snapshot(self, series: Iterable[Series]) -> None:
+        """Nobody would read it."""
+
+    async def stop(self) -> None:
+        """There is nothing to let go of."""
+
+    def _tell(self, row: Accepted | Closed) -> None:
+        for observer in self._observers:
+            observer(row)
 
     def _reopened(self, key: TraceKey) -> list[Span]:
         records = self._closed.pop(key, None)

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 from unittest import mock
 
-from receiver.closing import Closing, Provisional
+from receiver.closing import Provisional
 from receiver.core import outcome
 from receiver.core.prices import PriceBook
 from receiver.core.usage import Reader
 from receiver.core.window import Window
 from receiver.intake import Intake
+from receiver.metrics import Metrics
 from receiver.otlp.decode import Decoder
 from receiver.store.memory import MemoryJournal
 
@@ -37,7 +38,7 @@ STAGES: Final[tuple[tuple[str, Any, str], ...]] = (
     ("price", PriceBook, "price"),
     ("attribute", outcome, "attribute"),
     ("close", MemoryJournal, "settle"),
-    ("observe", Closing, "_observe"),
+    ("observe", Metrics, "observe"),
     ("forget", Window, "forget_due"),
 )
 REST: Final = "everything else"

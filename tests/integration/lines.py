@@ -37,11 +37,10 @@ class Lines:
         self.journal = TryingJournal()
         self.window = Window(WindowLimits(**limits), records=self.journal.records)
         self.metrics = Metrics(unix_nano=self.clock.unix_nano)
+        self.journal.watch(self.metrics.fold)
         self.sources = Sources()
         self.budget = InFlight(config.otlp.max_in_flight)
-        self.closing = Closing(
-            window=self.window, theory=self.theory, journal=self.journal, metrics=self.metrics, sources=self.sources, clock=self.clock
-        )
+        self.closing = Closing(window=self.window, theory=self.theory, journal=self.journal, sources=self.sources, clock=self.clock)
         self.intake = Intake(
             decoder=app.decoder(config, self.theory),
             reader=Reader(self.theory.rules),

@@ -107,6 +107,7 @@ async def test_however_requests_meet_each_acknowledged_span_is_stored_once(seed:
     rng = random.Random(seed)
     lines = Lines()
     lines.journal = lines.intake._journal = _ShakyJournal(rng)
+    lines.journal.watch(lines.metrics.fold)
     spans = [(trace, number) for trace in range(1, 5) for number in range(1, 9)]
     acknowledged: set[tuple[int, int]] = set()
 

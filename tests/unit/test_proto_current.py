@@ -28,7 +28,8 @@ def test_the_check_sees_a_file_that_is_not_current(tmp_path: Path) -> None:
     """A check that cannot fail is none: the same script beside an edited source and the old code names the files."""
     need(importlib.util.find_spec("grpc_tools"), "grpcio-tools is not installed (extra `dev`)")
     source = "proto/spantoll/wire/v1/wire.proto"
-    for name in ("proto/generate.py", source, "receiver/otlp/wire_pb2.py", "receiver/otlp/wire_pb2.pyi"):
+    others = ("proto/spantoll/journal/v1/journal.proto", "receiver/store/journal_pb2.py", "receiver/store/journal_pb2.pyi")
+    for name in ("proto/generate.py", source, "receiver/otlp/wire_pb2.py", "receiver/otlp/wire_pb2.pyi", *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / source).write_text((tmp_path / source).read_text().replace("fixed32 flags = 16;", "fixed32 flags = 17;"))

@@ -12,11 +12,12 @@ from receiver.core.window.group import Group, ReleasedTrace, TraceKey, Trigger
 from receiver.core.window.limits import OPEN_SPAN_BYTES, OPEN_TRACE_BYTES, PAIR_CALL_BYTES
 from receiver.core.window.open import OpenTrace
 from receiver.core.window.pairs import PairIndex
-from receiver.core.window.released import Bond, SeenTrace, SeenTraces, unpack
+from receiver.core.window.released import Bond, SeenTrace, SeenTraces, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from receiver.core.journal import Remembered
     from receiver.core.span import Span
     from receiver.core.window.limits import WindowLimits
 
@@ -229,6 +230,26 @@ class Window:
             self._deadlines.set(trace, trace.due(self._limits)[0])
             if self._relief_at is not None:
                 self._relief_at = min(self._relief_at, trace.last_held)
+
+    def remember(self, group: Sequence[Remembered], *, now: float) -> None:
+        """Traces that were released together before the process began, as the journal's replay finds them.
+
+        Their horizon begins anew: to remember a span for too long is harmless, to forget it too early counts it twice.
+        """
+        bond = Bond() if len(group) > 1 else None
+        for one in group:
+            book = self._accounts.get(one.key.account)
+            if book is None:
+                book = self._accounts[one.key.account] = _Account(self._gateways)
+            assert one.key.trace_id not in book.traces
+            seen = SeenTrace(one.key.account, one.key.trace_id, now=now, ids=unpack(one.ids), rooted=one.rooted, earlier=None)
+            seen.charged, seen.generation, seen.closing = pack(unpack(one.charged)), one.generation, 0
+            book.traces[one.key.trace_id] = seen
+            self._seen.put(seen)
+            if bond is not None:
+                bond.trace_ids[seen.trace_id] = None
+                bond.spans += seen.spans
+                seen.bond = bond
 
     def forget_due(self, *, now: float) -> list[TraceKey]:
         """Traces that left the horizon since the last call: their records in the journal are of no more use."""

@@ -1,0 +1,164 @@
+"""From "I want credit" to an invoice that can be shown: asked for once, checked, and kept before anyone sees it.
+
+Refused requests never come here: exporters retry, and each retry would mint an invoice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from receiver.clock import Clock
+from receiver.core.credit import format_sat
+from receiver.core.invoices import MSAT_PER_SAT, SECOND_NANO, TopUp, TopUps, payable, reusable
+from receiver.errors import ReceiverError
+from receiver.lightning import bolt11
+from receiver.lightning.client import Invoice, LightningClient, Node, NodeUnavailable, WrongInvoice
+
+#: A node's clock may differ from ours by this much before its invoice counts as a wrong one.
+CLOCK_SKEW_SECONDS: Final = 300
+#: How many of an account's newest top-ups are searched for one to use again: more than can be payable at once.
+_SEARCHED: Final = 100
+
+
+class TopUpRefused(ReceiverError):
+    """A top-up that is not made; `reason` is stable: "amount" or "too_many"."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        self.reason = reason
+        super().__init__(sentence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopUpLimits:
+    """What the operator decided about top-ups."""
+
+    least_msat: int = 100 * MSAT_PER_SAT
+    most_msat: int = 1_000_000 * MSAT_PER_SAT
+    expiry_seconds: int = 3_600
+    max_payable: int = 8  #: invoices of one account that can be paid at once
+
+    def __post_init__(self) -> None:
+        assert 0 < self.least_msat <= self.most_msat
+        assert self.max_payable < _SEARCHED
+
+
+class TopUpDesk:
+    """Makes top-ups. One event loop owns it."""
+
+    def __init__(
+        self, *, client: LightningClient, topups: TopUps, clock: Clock, watch: Callable[[TopUp], None], limits: TopUpLimits | None = None
+    ) -> None:
+        """`watch`: told of every new top-up (`Watcher.watch`)."""
+        self._client = client
+        self._topups = topups
+        self._clock = clock
+        self._watch = watch
+        self._limits = limits or TopUpLimits()
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    async def request(self, account: str, amount_msat: int) -> TopUp:
+        """An invoice over `amount_msat` for `account`: the open one of that amount while it has life left, else a new one.
+
+        Raises:
+            TopUpRefused: the amount is not allowed, or too many of the account's invoices are unpaid.
+            NodeUnavailable, NodeRefused, WrongInvoice: nothing was made that can be paid.
+        """
+        limits = self._limits
+        if not limits.least_msat <= amount_msat <= limits.most_msat or amount_msat % MSAT_PER_SAT:
+            least, most = format_sat(limits.least_msat), format_sat(limits.most_msat)
+            raise TopUpRefused("amount", f"a top-up is {least} to {most} whole satoshis, {format_sat(amount_msat)} is not")
+        async with self._alone(account):  # two requests at once are one invoice
+            node = await self._client.node()
+            rows = await self._topups.of_account(account, limit=_SEARCHED)
+            now_unix_nano = self._clock.unix_nano()
+            found = reusable(rows, amount_msat=amount_msat, network=node.network, payee=node.payee, now_unix_nano=now_unix_nano)
+            if found is not None:
+                return found
+            if payable(rows, now_unix_nano=now_unix_nano) >= limits.max_payable:
+                raise TopUpRefused(
+                    "too_many", f"account {account!r} has {limits.max_payable} unpaid invoices: pay one, or wait until they expire"
+                )
+            if not node.ready:
+                raise NodeUnavailable("the Lightning node does not follow the chain yet, so nobody could pay: try again later")
+            return await self._new(account, amount_msat, node)
+
+    async def _new(self, account: str, amount_msat: int, node: Node) -> TopUp:
+        made = await self._client.create(
+            amount_msat=amount_msat,
+            description=f"Spantoll credit for {account}",
+            expiry_seconds=self._limits.expiry_seconds,
+        )
+        now_unix_nano = self._clock.unix_nano()
+        said = _checked(made, node, amount_msat=amount_msat, expiry_seconds=self._limits.expiry_seconds, now_unix_nano=now_unix_nano)
+        row = TopUp(
+            payment_hash=made.payment_hash,
+            account=account,
+            bolt11=made.bolt11,
+            amount_msat=amount_msat,
+            network=node.network,
+            payee=said.payee,
+            created_unix_nano=now_unix_nano,
+            expires_unix_nano=said.expires_unix * SECOND_NANO,
+        )
+        await self._topups.add(row)
+        self._watch(row)
+        return row
+
+    def _alone(self, account: str) -> AbstractAsyncContextManager[None]:
+        return _Turn(self._locks, account)
+
+
+class _Turn:
+    """One at a time for each account; an account that nobody waits for costs nothing."""
+
+    def __init__(self, locks: dict[str, tuple[asyncio.Lock, int]], account: str) -> None:
+        self._locks = locks
+        self._account = account
+
+    async def __aenter__(self) -> None:
+        lock, users = self._locks.get(self._account, (asyncio.Lock(), 0))
+        self._locks[self._account] = (lock, users + 1)
+        try:
+            await lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locks[self._account][0].release()
+        self._leave()
+
+    def _leave(self) -> None:
+        lock, users = self._locks[self._account]
+        if users > 1:
+            self._locks[self._account] = (lock, users - 1)
+        else:
+            del self._locks[self._account]
+
+
+def _checked(made: Invoice, node: Node, *, amount_msat: int, expiry_seconds: int, now_unix_nano: int) -> bolt11.Bolt11:
+    """What the returned invoice says, once it says what was asked for; raises WrongInvoice."""
+    try:
+        said = bolt11.decode(made.bolt11)
+    except bolt11.MalformedInvoice as error:
+        raise WrongInvoice(f"the Lightning node returned no invoice: {error}") from error
+    asked = {
+        "network": (said.network, node.network),
+        "amount in msat": (said.amount_msat, amount_msat),
+        "payment hash": (said.payment_hash.hex(), made.payment_hash.hex()),
+        "node": (said.payee, node.payee),
+        "expiry in seconds": (said.expiry_seconds, expiry_seconds),
+    }
+    for what, (found, wanted) in asked.items():
+        if found != wanted:
+            raise WrongInvoice(
+                f"the Lightning node returned an invoice with another {what} than was asked for: {found} instead of {wanted}"
+            )
+    skew_seconds = said.timestamp - now_unix_nano // SECOND_NANO
+    if abs(skew_seconds) > CLOCK_SKEW_SECONDS:
+        raise WrongInvoice(f"the clocks of the Lightning node and of this machine differ by {abs(skew_seconds):,} s: set them right")
+    return said
