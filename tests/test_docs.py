@@ -10,7 +10,6 @@ import tomllib
 from pathlib import Path
 
 import click
-import pytest
 
 from receiver.cli import main
 from receiver.config import Config, commented, load, paths
@@ -52,8 +51,6 @@ def _cell(text: str) -> str:
 
 
 def readme() -> str:
-    if not README.exists():
-        pytest.skip("README.md is not written yet")
     return README.read_text()
 
 
