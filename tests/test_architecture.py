@@ -13,7 +13,7 @@ RECEIVER = Path(__file__).parent.parent / "receiver"
 LAYERS: list[set[str]] = [
     {"__main__"},
     {"app", "cli"},
-    {"intake", "closing", "web", "offline", "demo"},
+    {"intake", "closing", "web", "admin", "offline", "demo"},
     {"otlp", "access", "store", "lightning"},
     {"metrics", "config", "clock", "logs", "tables"},
     {"core"},

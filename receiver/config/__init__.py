@@ -1,10 +1,11 @@
 """The configuration: a frozen dataclass a section, read once at start from defaults < file < environment < `--set`.
 
-`listening` and `sections` list every key; `load` reads them and reports all that is wrong at once; `check` knows what cannot go together;
-`text` writes them back. Units: durations are seconds (float), sizes are bytes (int), moments are Unix nanoseconds (int).
+`listening`, `credit` and `sections` list every key; `load` reads them and reports all that is wrong at once; `check` knows what cannot
+go together; `text` writes them back. Units: durations are seconds (float), sizes are bytes (int), moments are Unix nanoseconds (int).
 """
 
 from receiver.config.check import listeners
+from receiver.config.credit import Credit, Lightning, Privacy
 from receiver.config.endpoint import Endpoint, ip_address, is_loopback, parse_endpoint
 from receiver.config.fields import as_table
 from receiver.config.listening import Access, AccessKey, Customer, Operator, OperatorKey, Otlp, OtlpGrpc, OtlpHttp, Tls
@@ -34,8 +35,10 @@ __all__ = [
     "Config",
     "ConfigError",
     "Counting",
+    "Credit",
     "Customer",
     "Endpoint",
+    "Lightning",
     "Log",
     "Metrics",
     "Operator",
@@ -45,6 +48,7 @@ __all__ = [
     "OtlpHttp",
     "PriceOverride",
     "Prices",
+    "Privacy",
     "Shutdown",
     "Store",
     "Tls",

@@ -15,7 +15,8 @@ from receiver.core.prices.overrides import check_overrides
 
 def contradictions(config: Config) -> list[str]:
     """A sentence for each; none when the configuration can be run."""
-    return [*_listeners(config), *_tls(config), *_native(config), *_otlp(config), *_window(config), *_metrics(config), *_rows(config)]
+    checks = (_listeners, _tls, _native, _otlp, _credit, _window, _metrics, _rows)
+    return [problem for check in checks for problem in check(config)]
 
 
 def listeners(config: Config) -> dict[str, OtlpGrpc | OtlpHttp | Operator | Customer]:
@@ -94,6 +95,16 @@ def _otlp(config: Config) -> Iterator[str]:
             f"otlp.max_in_flight: {format_size(otlp.max_in_flight)} is less than one request may have"
             f" (otlp.max_request_size, {format_size(otlp.max_request_size)}), so such a request could never be taken"
         )
+
+
+def _credit(config: Config) -> Iterator[str]:
+    credit, lightning = config.credit, config.lightning
+    if credit.on_exhausted == "accept" and not credit.max_debt_msat:
+        yield ('credit.max_debt_msat: is 0 although credit.on_exhausted is "accept", so no debt is accepted; set a bound, or choose "drop"')
+    if credit.max_debt_msat and credit.on_exhausted != "accept":
+        yield f'credit.max_debt_msat: has no effect while credit.on_exhausted is "{credit.on_exhausted}"; set that to "accept"'
+    if lightning.topup_min_sat > lightning.topup_max_sat:
+        yield f"lightning.topup_min_sat: {lightning.topup_min_sat:,} is more than lightning.topup_max_sat ({lightning.topup_max_sat:,})"
 
 
 def _window(config: Config) -> Iterator[str]:

@@ -83,6 +83,22 @@ class Count(Kind):
         raise Wrong
 
 
+class Counts(Kind):
+    """A list of distinct whole numbers within limits, largest first once read."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self._each = Count(least, most)
+        self.allowed = f"a list of whole numbers from {least:,} to {most:,}"
+
+    def check(self, found: Any) -> tuple[int, ...]:
+        if not isinstance(found, list):
+            raise Wrong
+        numbers = [self._each.check(number) for number in found]
+        if len(set(numbers)) != len(numbers):
+            raise Wrong("a number stands twice")
+        return tuple(sorted(numbers, reverse=True))
+
+
 class Duration(Kind):
     """Seconds as float, from Prometheus notation."""
 

@@ -1,6 +1,7 @@
 """Every key that Spantoll knows, with its default, its limits and the sentence that explains it.
 
-With `listening.py` it is the only such list: `config.toml`, `check-config --defaults` and the README's table are held equal to it by tests.
+With `listening.py` and `credit.py` it is the only such list: `config.toml`, `check-config --defaults` and the README's table are held
+equal to it by tests.
 
 Durations are seconds (float) and sizes are bytes (int) once read; both are strings in TOML.
 """
@@ -12,6 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from receiver.config import kinds
+from receiver.config.credit import Credit, Lightning, Privacy
 from receiver.config.fields import REQUIRED, choice, count, duration, file, flag, key, rows, section, size
 from receiver.config.listening import Access, Customer, Operator, Otlp, Tls
 from receiver.core.attribution import DIMENSIONS
@@ -271,6 +273,8 @@ class Config:
     tls: Tls = section(Tls, "Encryption of all listeners. Off loopback it is needed, unless a listener says `insecure = true`.")
     access: Access = section(Access, "Who may send, and for which account.")
     store: Store = section(Store, "Where the books live.")
+    credit: Credit = section(Credit, "What Spantoll costs, and what happens to an account without credit.")
+    lightning: Lightning = section(Lightning, "How credit is paid.")
     window: Window = section(
         Window, "How long a trace is waited for before its calls are counted. Shorter waits lose names of agents and users, not costs."
     )
@@ -279,5 +283,6 @@ class Config:
     attribution: Attribution = section(Attribution, "Who spent it.")
     counting: Counting = section(Counting, "Rules of counting once that look beyond one trace.")
     metrics: Metrics = section(Metrics, "What a scrape shows.")
+    privacy: Privacy = section(Privacy, "What is kept of whom, and how long.")
     log: Log = section(Log, "What the daemon says.")
     shutdown: Shutdown = section(Shutdown, "How it ends.")

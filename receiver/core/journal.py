@@ -42,12 +42,13 @@ class StoreBroken(Overloaded):
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """One request's new spans: what an accept row holds. Its debit is derived from it."""
+    """One request's new spans, and what they cost: what an accept row holds, and the debit that is written with it."""
 
     account: str
     received_unix_nano: int
     spans: list[Span]
     transport: str = ""
+    debit_msat: int = 0  #: granted by `Credit.reserve`; posted in the transaction of the row
 
 
 class Lack(NamedTuple):
@@ -85,6 +86,7 @@ class Accepted(NamedTuple):
     account: str
     transport: str
     spans: int
+    debit_msat: int = 0  #: what it debits; 0 in what is read back from a journal, where the transfers are the truth
 
 
 class Closed(NamedTuple):

@@ -410,7 +410,9 @@ class AcceptRow:
         self._begins = begins
         self._future = future
         self.acceptance = acceptance
-        self.accepted = Accepted(seq, acceptance.received_unix_nano, acceptance.account, acceptance.transport, len(acceptance.spans))
+        self.accepted = Accepted(
+            seq, acceptance.received_unix_nano, acceptance.account, acceptance.transport, len(acceptance.spans), acceptance.debit_msat
+        )
         self.trace_ids = trace_ids
         self.size = sum([span.size for span in acceptance.spans])  #: accounted bytes
         self.weight = len(acceptance.spans)

@@ -1,0 +1,93 @@
+"""The sections that say what Spantoll itself costs and how it is paid: `[credit]`, `[lightning]`; and what is kept of whom: `[privacy]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from receiver.config import kinds
+from receiver.config.fields import choice, count, duration, flag, key, section
+
+#: 21 million bitcoin: no amount is larger.
+_MOST_MSAT: Final = 2_100_000_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """`[credit]`."""
+
+    enforce: bool = flag(False, "true: an account that has no credit left is refused. false: it is metered and shown, never refused.")
+    price_per_span_msat: int = count(
+        10,
+        "What a newly accepted span costs, in millisatoshi: 10 is 100 sat for 10,000 spans. Duplicates and refused spans are free.",
+        least=0,
+        most=1_000_000_000,
+    )
+    on_exhausted: str = choice(
+        "drop",
+        ("drop", "hold", "accept"),
+        'Without credit: "drop" refuses for good, so exporters drop and log it; "hold" asks to send again, which a collector\'s queue does;'
+        ' "accept" takes spans as debt up to `max_debt_msat`, then drops.',
+    )
+    max_debt_msat: int = count(0, 'How far below the credit limit "accept" lets an account go.', least=0, most=_MOST_MSAT)
+    credit_limit_msat: int = count(0, "How far below 0 a balance may go in the ordinary way.", least=0, most=_MOST_MSAT)
+    at_last_span: str = choice(
+        "whole",
+        ("whole", "partial"),
+        'A request that credit covers in part: "whole" refuses all of it, "partial" stores what is covered and rejects the rest by'
+        " partial_success, which no exporter sends again.",
+    )
+    on_ledger_error: str = choice(
+        "hold",
+        ("hold", "accept"),
+        'While the books cannot be asked: "hold" asks to send again, "accept" takes spans without regard to the balance.',
+    )
+    start_balance_msat: int = count(0, "What a new account is given once, so that it can be tried out.", least=0, most=_MOST_MSAT)
+    low_balance_marks_msat: tuple[int, ...] = key(
+        (), kinds.Counts(0, _MOST_MSAT), "Balances below which an account is warned, once per fall: in the answer, the log and a metric."
+    )
+    topup_url: str = key(
+        "",
+        kinds.Text(pattern=r"https?://\S+", allowed='a URL, or "" for that of the customer listener'),
+        "Where refusals send people to top up.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightningDev:
+    """`[lightning.dev]`."""
+
+    allow_off_loopback: bool = flag(
+        False, "true: serve other machines although this wallet's money is play money: whoever reaches `dev pay` can settle any invoice."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lightning:
+    """`[lightning]`."""
+
+    backend: str = choice(
+        "dev", ("dev", "off"), '"dev": a wallet without a node, for trying out: its invoices are real in form only. "off": no top-ups.'
+    )
+    topup_min_sat: int = count(100, "The least top-up.", least=1, most=_MOST_MSAT // 1_000)
+    topup_max_sat: int = count(1_000_000, "The largest top-up.", least=1, most=_MOST_MSAT // 1_000)
+    invoice_expiry: float = duration("1h", "How long an invoice can be paid.", least="1m", most="30d")
+    max_unpaid: int = count(8, "Invoices of one account that can be open at once.", least=1, most=99)
+    dev: LightningDev = section(LightningDev, "The wallet without a node.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """`[privacy]`."""
+
+    hash: tuple[str, ...] = key(
+        (),
+        kinds.Names(("user", "session", "tenant")),
+        "Dimensions that are stored and shown as a keyed hash only, from the first moment on; the key lies in the data folder.",
+    )
+    keep_charges: float = duration(
+        "0s",
+        "Single charges older than this are rolled up to daily sums without user, session and trace; 0s: they are kept for good.",
+        least="0s",
+        most="3650d",
+    )
