@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from receiver.clock import Clock
-from receiver.core.journal import Journal
+from receiver.core.journal import Journal, Unstorable
 from receiver.core.outcome import Outcome, Theory, not_worked_out, work_out
 from receiver.core.prices import PriceBook
+from receiver.core.privacy import Privacy
 from receiver.core.sources import Sources
 from receiver.core.span import Span
 from receiver.core.usage import Klass
@@ -36,27 +39,41 @@ RETRY_SECONDS: Final = 1.0
 class Closing:
     """Drives the window's releases through `work_out` into the journal and onto the metrics."""
 
-    def __init__(self, *, window: Window, theory: Theory, journal: Journal, sources: Sources, clock: Clock) -> None:
+    def __init__(
+        self, *, window: Window, theory: Theory, journal: Journal, sources: Sources, clock: Clock, privacy: Privacy | None = None
+    ) -> None:
+        """`privacy`: what every charge passes through before anybody else sees it; None keeps all as it is."""
         self._window = window
         self._theory = theory
         self._journal = journal
         self._sources = sources
         self._clock = clock
+        self._privacy = privacy or Privacy()
         self._provisional = Provisional(theory.book)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = float("inf")  #: monotonic seconds that the timer is set to
         self._wake = asyncio.Event()
         self._turns = asyncio.Lock()  #: closes are ordered: cumulative values and generations build on one another
         self._released: deque[Group] = deque()  #: left the window, not yet closed; empty but during a turn or after a failure
+        self._tasks: set[asyncio.Task[int]] = set()  #: closes under way
+        self._stopping = False  #: the turn that is under way is the last one
 
     @property
     def provisional_pusd(self) -> int:
         """Upper estimate of what the open traces cost, in pico-USD."""
         return self._provisional.total_pusd
 
+    def provisional_of(self, key: TraceKey) -> int:
+        """The same of one open trace."""
+        return self._provisional.of(key)
+
     def held(self, account: str, spans: list[Span]) -> None:
         """Spans were held: their own prices count as provisional, and the next deadline may have come nearer."""
         self._provisional.add(account, spans)
+        self._arm()
+
+    def remembered(self) -> None:
+        """Traces of an earlier process are in the window: their time to be forgotten comes, too, and with it that of their journal rows."""
         self._arm()
 
     async def run(self) -> None:
@@ -69,10 +86,40 @@ class Closing:
             except Exception:
                 log.exception("closing failed; the same traces are tried again in %g s", RETRY_SECONDS)
 
+    async def stop(self, grace_seconds: float) -> bool:
+        """Let the turn that is under way commit, and begin no other; whether it did so in time. What stays open is journalled."""
+        self._stopping = True
+        if not self._tasks:
+            return True
+        _, under_way = await asyncio.wait(self._tasks, timeout=grace_seconds)
+        return not under_way
+
     async def close_due(self, *, now: float) -> int:
         """Release and close every trace whose time has come; returns how many traces."""
+        return await self._to_the_end(self._close_due(now=now))
+
+    async def release_all(self, *, now: float) -> int:
+        """Release and close every trace that is open now, whatever it waits for; returns how many traces.
+
+        What comes meanwhile stays open (it may be closed along), else a busy daemon would never be done.
+        """
+        return await self._to_the_end(self._release_all(now=now))
+
+    async def _to_the_end(self, closing: Coroutine[Any, Any, int]) -> int:
+        """Whoever asked may go away: a close that was cancelled between its commit and the window would be counted again."""
+        task = asyncio.get_running_loop().create_task(closing)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[int]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked was told; nobody is left to tell when they have gone
+
+    async def _close_due(self, *, now: float) -> int:
         closed = 0
-        while True:
+        while not self._stopping:
             async with self._turns:
                 self._released.extend(self._window.release_due(now=now))
                 if not self._released:
@@ -82,13 +129,9 @@ class Closing:
         self._arm()
         return closed
 
-    async def release_all(self, *, now: float) -> int:
-        """Release and close every trace that is open now, whatever it waits for; returns how many traces.
-
-        What comes meanwhile stays open (it may be closed along), else a busy daemon would never be done.
-        """
+    async def _release_all(self, *, now: float) -> int:
         closed, opened = 0, self._window.traces
-        while True:
+        while not self._stopping:
             async with self._turns:
                 self._released.extend(self._window.release_all(now=now, trigger=Trigger.MANUAL, most=SLICE_SPANS))
                 if not self._released:
@@ -105,7 +148,7 @@ class Closing:
         A failed commit raises what the journal raised, and the timer is set for that attempt.
         """
         closed = 0
-        while self._released:
+        while self._released and not (closed and self._stopping):
             turn_ends = self._clock.monotonic() + TURN_SECONDS
             outcomes: list[tuple[Group, Outcome]] = []
             fresh: dict[tuple[str, ...], tuple[int, ...]] = {}  # cumulative values of this turn, not committed yet
@@ -116,28 +159,61 @@ class Closing:
                 if self._clock.monotonic() >= turn_ends:
                     break
             try:
-                await self._journal.close([outcome.close for _, outcome in outcomes])
+                closed += await self._commit(outcomes)
             except Exception:
                 self._set_timer(self._clock.monotonic() + RETRY_SECONDS)
                 raise
-            for _ in outcomes:  # all of them at once: what is committed must never be closed again, whatever happens below
-                self._released.popleft()
-            for group, outcome in outcomes:
-                closed += len(group.traces)
-                self._observe(group, outcome)
             await asyncio.sleep(0)
         return closed
+
+    async def _commit(self, outcomes: Sequence[tuple[Group, Outcome]]) -> int:
+        """Close the first of `_released` in one commit; returns how many traces.
+
+        What the journal will never take is a fault of ours. It would fail again and again, and hold up everybody's traces behind it: so
+        then each is closed alone, and the one that fails is closed as not counted.
+        """
+        try:
+            await self._journal.close([outcome.close for _, outcome in outcomes])
+        except Unstorable as error:
+            if len(outcomes) > 1:
+                return sum([await self._commit([each]) for each in outcomes])
+            ((group, outcome),) = outcomes
+            log.exception(
+                "a fault of ours: what these traces came to cannot be stored, and their model calls are listed as missing",
+                extra={"account": group.account, "traces": " ".join(trace.key.trace_id.hex() for trace in group.traces)},
+            )
+            outcome = await self._not_counted(group, error)
+            outcomes = [(group, outcome)]
+        for _ in outcomes:  # all of them at once: what is committed must never be closed again, whatever happens below
+            self._released.popleft()
+        for group, outcome in outcomes:
+            self._observe(group, outcome)
+        return sum([len(group.traces) for group, _ in outcomes])
+
+    async def _not_counted(self, group: Group, error: Unstorable) -> Outcome:
+        """Close a Group without charges, if need be without a word of what is missing."""
+        listed = not_worked_out(group)
+        for outcome in (listed, replace(listed, close=replace(listed.close, missing=()))):
+            try:
+                await self._journal.close([outcome.close])
+            except Unstorable:
+                log.exception("it cannot be listed as missing either")
+            else:
+                return outcome
+        raise error
 
     async def _worked_out(self, group: Group, fresh: dict[tuple[str, ...], tuple[int, ...]]) -> Outcome:
         """`work_out`, on a thread of its own for a Group that would hold the loop: the rules are pure, and the lock keeps the order."""
 
         def last_values(key: tuple[str, ...]) -> tuple[int, ...] | None:
-            return fresh.get(key) or self._journal.cumulative(key)
+            kept = self._privacy.source(key)
+            # A name that is hashed since the last value was written stands there as it was: a new source would be counted whole.
+            return fresh.get(key) or self._journal.cumulative(kept) or (self._journal.cumulative(key) if kept != key else None)
 
         try:
             if sum(len(trace.spans) + len(trace.earlier) for trace in group.traces) < GIANT_SPANS:
-                return work_out(group, self._theory, last_values)
-            return await asyncio.to_thread(work_out, group, self._theory, last_values)
+                return self._kept(work_out(group, self._theory, last_values))
+            return self._kept(await asyncio.to_thread(work_out, group, self._theory, last_values))
         except Exception:
             # It would fail again and again, and hold up everybody's traces behind it.
             log.exception(
@@ -145,6 +221,16 @@ class Closing:
                 extra={"account": group.account, "traces": " ".join(trace.key.trace_id.hex() for trace in group.traces)},
             )
             return not_worked_out(group)
+
+    def _kept(self, outcome: Outcome) -> Outcome:
+        """The outcome with no more names in it than may be kept: from here it goes to the books, and from there to all that is shown."""
+        if not self._privacy.active:
+            return outcome
+        close = outcome.close
+        return replace(
+            outcome,
+            close=replace(close, charges=self._privacy.applied(close.charges), cumulative=self._privacy.sources(close.cumulative)),
+        )
 
     def _observe(self, group: Group, outcome: Outcome) -> None:
         charges = outcome.close.charges
@@ -205,6 +291,9 @@ class Provisional:
             key = TraceKey(account, trace_id)
             self._open[key] = self._open.get(key, 0) + cost
             self.total_pusd += cost
+
+    def of(self, key: TraceKey) -> int:
+        return self._open.get(key, 0)
 
     def drop(self, key: TraceKey) -> None:
         self.total_pusd -= self._open.pop(key, 0)

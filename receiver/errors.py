@@ -37,13 +37,54 @@ class PermissionDenied(ReceiverError):
     """The credential is known, but may not do this."""
 
 
+class AccountDisabled(PermissionDenied):
+    """The operator disabled the account that the credential names."""
+
+    def __init__(self, account: str) -> None:
+        self.account = account
+        super().__init__(f"account {account!r} is disabled, nothing was stored: ask the operator")
+
+
+class CreditExhausted(ReceiverError):
+    """The account has no credit left for this request. Nothing of it was stored, and a resend meets the same until somebody tops up."""
+
+    def __init__(self, detail: str, *, account: str, balance_msat: int, topup_url: str) -> None:
+        self.account = account
+        self.balance_msat = balance_msat  #: available
+        self.topup_url = topup_url
+        super().__init__(detail)
+
+
+class NotFound(ReceiverError):
+    """Nothing is known under the name that was given."""
+
+
+class Conflict(ReceiverError):
+    """What was asked for contradicts what is there already."""
+
+
+class InvalidValue(ReceiverError):
+    """A value that was given is none that is allowed here; the sentence says which are."""
+
+
 class Overloaded(ReceiverError):
     """There is no room just now; the same request may succeed after `retry_after_seconds`."""
 
     def __init__(self, *, reason: str, retry_after_seconds: float, detail: str = "") -> None:
-        self.reason = reason  #: stable, one of the `reason` label's values: "memory", "shutdown", "starting", "internal"
+        #: stable, one of the `reason` label's values: "memory", "account_spans", "ledger_unavailable", "shutdown", "starting", "internal"
+        self.reason = reason
         self.retry_after_seconds = retry_after_seconds
         super().__init__(detail or f"the receiver has no room just now ({reason}): send again in {retry_after_seconds:g} s")
+
+
+class CreditHeld(Overloaded):
+    """As CreditExhausted, but the operator lets clients keep the spans: the same request succeeds once somebody has topped up."""
+
+    def __init__(self, detail: str, *, account: str, balance_msat: int, topup_url: str, retry_after_seconds: float) -> None:
+        self.account = account
+        self.balance_msat = balance_msat  #: available
+        self.topup_url = topup_url
+        super().__init__(reason="credit_exhausted", retry_after_seconds=retry_after_seconds, detail=detail)
 
 
 class ConfigError(ReceiverError):

@@ -13,6 +13,9 @@ RECEIVER = Path(__file__).parent.parent / "receiver"
 LAYERS: list[set[str]] = [
     {"__main__"},
     {"app", "cli"},
+    {"daemon"},
+    {"offices"},
+    {"building"},
     {"intake", "closing", "web", "admin", "offline", "demo"},
     {"otlp", "access", "store", "lightning"},
     {"metrics", "config", "clock", "logs", "tables"},
@@ -20,6 +23,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+# Only the layers down to `building` see the whole configuration.
 # `cli` and `app` share a layer on purpose: the verbs call the composition root.
 MAY_MEET = {("cli", "app")}
 IMPURE = {

@@ -1,4 +1,4 @@
-"""Static keys from the configuration: `Authorization: Bearer KEY` names the account.
+"""Keys: `Authorization: Bearer KEY` names the account.
 
 The configuration holds SHA-256 digests, never keys: a key has 256 bits of its own, so no salt and no slow hash is needed. A lookup
 hashes what was presented and looks that digest up; what an attacker can time is a digest that he cannot choose. Keys appear in no
@@ -23,7 +23,8 @@ DEFAULT_ACCOUNT: Final = "default"
 KEY_PREFIX: Final = "spt_"
 KEY_BYTES: Final = 32  #: 256 random bits: beyond guessing
 
-_NO_DIGEST: Final = bytes(32)  #: compared against when nothing was found, so that both ways do the same work
+NO_DIGEST: Final = bytes(32)  #: compared against when nothing was found, so that both ways do the same work
+UNKNOWN_KEY: Final = "the key that was sent is not known here: check it, or ask the operator for one"
 
 
 class Keys:
@@ -35,9 +36,9 @@ class Keys:
         """`entries`: (account, SHA-256 of the key in hex); an account may have several keys. The configuration has judged them."""
         self._accounts: dict[bytes, tuple[bytes, str]] = {}
         for account, digest_hex in entries:
-            digest = bytes.fromhex(digest_hex)
-            assert len(digest) == 32
-            self._accounts[digest] = (digest, account)
+            known = bytes.fromhex(digest_hex)
+            assert len(known) == 32
+            self._accounts[known] = (known, account)
 
     @property
     def required(self) -> bool:
@@ -48,16 +49,21 @@ class Keys:
         """The account that an `Authorization` header names; raises Unauthenticated."""
         if not self._accounts:
             return DEFAULT_ACCOUNT
-        if authorization is None:
-            raise Unauthenticated("this receiver needs a key: send the header `Authorization: Bearer KEY`")
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthenticated("only the scheme Bearer is known here: send the header `Authorization: Bearer KEY`")
-        digest = _digest(key.strip())
-        known, account = self._accounts.get(digest, (_NO_DIGEST, ""))
-        if not hmac.compare_digest(digest, known):
-            raise Unauthenticated("the key that was sent is not known here: check it, or ask the operator for one")
+        presented = digest(bearer(authorization))
+        known, account = self._accounts.get(presented, (NO_DIGEST, ""))
+        if not hmac.compare_digest(presented, known):
+            raise Unauthenticated(UNKNOWN_KEY)
         return account
+
+
+def bearer(authorization: str | None) -> str:
+    """The key in an `Authorization` header; raises Unauthenticated where there is none."""
+    if authorization is None:
+        raise Unauthenticated("this receiver needs a key: send the header `Authorization: Bearer KEY`")
+    scheme, _, key = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("only the scheme Bearer is known here: send the header `Authorization: Bearer KEY`")
+    return key.strip()
 
 
 def generate_key() -> str:
@@ -67,8 +73,9 @@ def generate_key() -> str:
 
 def hash_key(key: str) -> str:
     """SHA-256 of a key in hex, as the configuration holds it."""
-    return _digest(key).hex()
+    return digest(key).hex()
 
 
-def _digest(key: str) -> bytes:
+def digest(key: str) -> bytes:
+    """SHA-256 of a key: what is kept and looked up in its place."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

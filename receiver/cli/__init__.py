@@ -12,11 +12,19 @@ import platform
 import click
 
 from receiver import __version__
+from receiver.cli.account import account
 from receiver.cli.attribute import attribute
+from receiver.cli.backup import backup
 from receiver.cli.check_config import check_config
+from receiver.cli.credit import credit
 from receiver.cli.demo import demo
+from receiver.cli.dev import dev
+from receiver.cli.forget import forget
+from receiver.cli.lightning import lightning
 from receiver.cli.price import price
+from receiver.cli.report import report
 from receiver.cli.serve import serve
+from receiver.cli.verify import verify
 
 _EPILOG = """
 \b
@@ -25,6 +33,8 @@ Start here:
   spantoll serve                        take spans on localhost:4317 (gRPC) and localhost:4318 (HTTP)
   spantoll attribute traces.jsonl       what the model calls in a file cost, and who spent it
   spantoll price claude-sonnet-4-5      what a model costs
+  spantoll account add acme             an account of its own, and the key that opens it
+  spantoll credit topup --sat 1000      pay for more spans over Lightning
   spantoll check-config --defaults      every key of the configuration, explained
 """
 
@@ -43,5 +53,5 @@ def main() -> None:
     """
 
 
-for verb in (serve, demo, attribute, price, check_config):
+for verb in (serve, demo, account, attribute, price, check_config, credit, dev, report, forget, lightning, backup, verify):
     main.add_command(verb)

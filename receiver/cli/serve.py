@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import sys
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ import click
 
 from receiver import __version__, logs
 from receiver.cli.options import configured, read_config, usable_configuration
-from receiver.config import Config, Endpoint, listeners, parse_endpoint
+from receiver.config import Config, base_url
 
 log = logging.getLogger(__name__)
 
@@ -95,19 +94,9 @@ def exporter_settings(config: Config, ports: Mapping[str, int]) -> dict[str, lis
         # SDKs put /v1/traces behind the general variable, and take the one for traces as it is
         at = f"OTEL_EXPORTER_OTLP_ENDPOINT={base}" if path == "/v1/traces" else f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={base}{path}"
         settings["HTTP"] = [at, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"]
-    if config.access.keys:
+    if config.access.keys or config.access.required:
         for variables in settings.values():
             variables.append(
                 "OTEL_EXPORTER_OTLP_HEADERS='authorization=Bearer%20<key>'"
             )  # the blank percent-encoded: the value is baggage syntax
     return settings
-
-
-def base_url(config: Config, name: str, port: int) -> str:
-    """`scheme://host:port` of a listener; one on every address is called by the first name that it may be called by."""
-    listener = listeners(config)[name]
-    endpoint = parse_endpoint(listener.endpoint)
-    names = getattr(listener, "allowed_hosts", ()) or (socket.gethostname(),)
-    host = names[0] if endpoint.is_wildcard else endpoint.host
-    scheme = "https" if config.tls.cert_file and not listener.insecure else "http"
-    return f"{scheme}://{Endpoint(host, port)}"

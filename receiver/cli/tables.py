@@ -22,7 +22,7 @@ _MOST_MISSING: Final = 10  #: lines; the JSON report holds all
 
 def print_report(report: dict[str, Any], dimensions: tuple[str, ...], *, console: Console | None = None) -> None:
     """The totals, a table a dimension, the doubts, and what is missing: the report's notes say the same in sentences."""
-    console = console or _console()
+    console = console or new_console()
     totals = report["totals"]
     duplicates = f" ({totals['duplicate_spans']:,} came twice)" if totals["duplicate_spans"] else ""
     console.print(f"{totals['spans']:,} spans{duplicates} in {totals['traces']:,} traces, {totals['calls']:,} model calls")
@@ -41,7 +41,7 @@ def print_report(report: dict[str, Any], dimensions: tuple[str, ...], *, console
 
 def print_price(described: dict[str, Any], *, console: Console | None = None) -> None:
     """What a model costs: the operator's own prices, then which list, which rates, since when; or what it may have been called."""
-    console = console or _console()
+    console = console or new_console()
     own = described["overrides"]
     for row in own:
         console.print(Text("[[prices.override]] goes before the lists: " + printable(_conditions(row)), style="bold"))
@@ -86,7 +86,7 @@ def dollars(amount: str | None) -> str:
 
 
 def _by(dimension: str, rows: list[dict[str, Any]]) -> Table:
-    table = _table(f"by {dimension}")
+    table = new_table(f"by {dimension}")
     table.add_column(dimension, overflow="fold")
     some_unpriced = any(row["unpriced_calls"] for row in rows)
     for heading in ("calls", *(["unpriced"] if some_unpriced else []), "input tokens", "output tokens", "cost", "share"):
@@ -101,7 +101,7 @@ def _by(dimension: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _doubts(doubts: dict[str, int]) -> Table:
-    table = _table("doubts: numbers that may be wrong, and why")
+    table = new_table("doubts: numbers that may be wrong, and why")
     table.add_column("reason", no_wrap=True)
     table.add_column("calls", justify="right")
     table.add_column("meaning", overflow="fold")
@@ -111,7 +111,7 @@ def _doubts(doubts: dict[str, int]) -> Table:
 
 
 def _missing(missing: list[dict[str, Any]]) -> Table:
-    table = _table("missing: model calls that could not be counted whole")
+    table = new_table("missing: model calls that could not be counted whole")
     table.add_column("spans", justify="right")
     table.add_column("reason", no_wrap=True)
     table.add_column("scope", overflow="fold")
@@ -124,18 +124,19 @@ def _missing(missing: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _console() -> Console:
+def new_console() -> Console:
     """Standard output; where it is no terminal there is no width to keep to, but lines that people can still read."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """Columns without lines around them."""
     return Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
 
 
 def _rates(rows: list[dict[str, Any]]) -> Table:
     """A row per tier and length of request; a column per rate that any row has."""
-    table = _table("")
+    table = new_table("")
     stated = {name for row in rows for name in row["rates"]}
     names = [name for name in (*TOKEN_RATES, *REQUEST_RATES) if name in stated]
     table.add_column("tier", no_wrap=True)

@@ -5,7 +5,7 @@ go together; `text` writes them back. Units: durations are seconds (float), size
 """
 
 from receiver.config.check import listeners
-from receiver.config.credit import Credit, Lightning, Privacy
+from receiver.config.credit import Credit, Lightning, LightningLnbits, LightningLnd, Privacy
 from receiver.config.endpoint import Endpoint, ip_address, is_loopback, parse_endpoint
 from receiver.config.fields import as_table
 from receiver.config.listening import Access, AccessKey, Customer, Operator, OperatorKey, Otlp, OtlpGrpc, OtlpHttp, Tls
@@ -26,6 +26,7 @@ from receiver.config.sections import (
 )
 from receiver.config.text import commented, effective
 from receiver.config.units import format_duration, format_size, parse_duration, parse_size
+from receiver.config.urls import base_url
 from receiver.errors import ConfigError
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "Customer",
     "Endpoint",
     "Lightning",
+    "LightningLnbits",
+    "LightningLnd",
     "Log",
     "Metrics",
     "Operator",
@@ -56,6 +59,7 @@ __all__ = [
     "UsageScope",
     "Window",
     "as_table",
+    "base_url",
     "commented",
     "effective",
     "format_duration",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
-from receiver.config.endpoint import Endpoint, parse_endpoint
+from receiver.config.endpoint import Endpoint, is_loopback, parse_endpoint
 from receiver.config.fields import as_table
 from receiver.config.listening import Customer, Operator, OtlpGrpc, OtlpHttp
 from receiver.config.sections import Config
@@ -15,7 +16,7 @@ from receiver.core.prices.overrides import check_overrides
 
 def contradictions(config: Config) -> list[str]:
     """A sentence for each; none when the configuration can be run."""
-    checks = (_listeners, _tls, _native, _otlp, _credit, _window, _metrics, _rows)
+    checks = (_listeners, _tls, _native, _otlp, _credit, _node, _window, _metrics, _rows)
     return [problem for check in checks for problem in check(config)]
 
 
@@ -47,8 +48,11 @@ def _off_loopback(config: Config, name: str, listener: OtlpGrpc | OtlpHttp | Ope
             f"{name}.endpoint: {listener.endpoint} is reached from other machines in plain text;"
             f" set tls.cert_file and tls.key_file, or say {name}.insecure = true where the network is trusted"
         )
-    if isinstance(listener, (OtlpGrpc, OtlpHttp)) and not config.access.keys:
-        yield f"{name}.endpoint: {listener.endpoint} is reached from other machines, and anyone there could send; add an [[access.key]]"
+    if isinstance(listener, (OtlpGrpc, OtlpHttp)) and not config.access.keys and not config.access.required:
+        yield (
+            f"{name}.endpoint: {listener.endpoint} is reached from other machines, and anyone there could send; set access.required = true"
+            " and make keys with `spantoll account add`, or add an [[access.key]]"
+        )
     if isinstance(listener, Operator) and not listener.keys and not (config.tls.client_ca_file and not listener.insecure):
         yield (
             f"{name}.endpoint: {listener.endpoint} is reached from other machines, and shows everyone's cost;"
@@ -105,6 +109,29 @@ def _credit(config: Config) -> Iterator[str]:
         yield f'credit.max_debt_msat: has no effect while credit.on_exhausted is "{credit.on_exhausted}"; set that to "accept"'
     if lightning.topup_min_sat > lightning.topup_max_sat:
         yield f"lightning.topup_min_sat: {lightning.topup_min_sat:,} is more than lightning.topup_max_sat ({lightning.topup_max_sat:,})"
+
+
+def _node(config: Config) -> Iterator[str]:
+    """A real node has an address and one credential, and the credential travels where nobody reads it."""
+    lnd, lnbits = config.lightning.lnd, config.lightning.lnbits
+    if config.lightning.backend == "lnd":
+        yield from _reached("lnd", lnd.url, lnd.cert_file, "macaroon", (lnd.macaroon_file, lnd.macaroon_env))
+    if config.lightning.backend == "lnbits":
+        yield from _reached("lnbits", lnbits.url, lnbits.cert_file, "key", (lnbits.key_file, lnbits.key_env))
+
+
+def _reached(backend: str, url: str, cert_file: str, secret: str, kept: tuple[str, str]) -> Iterator[str]:
+    at, chosen = f"lightning.{backend}", f'while lightning.backend is "{backend}"'
+    if all(kept) or not any(kept):
+        found = "both are set" if all(kept) else "neither is set"
+        yield f"{at}.{secret}_file, {at}.{secret}_env: {found} {chosen}; set one of them"
+    if not url:
+        yield f"{at}.url: is missing {chosen}; say where the node is"
+    elif url.startswith("http:"):
+        if cert_file:
+            yield f"{at}.cert_file: has no effect, since {url} is plain text; make it https"
+        if not is_loopback(urlsplit(url).hostname or ""):
+            yield f"{at}.url: {url} would carry the {secret} over the network in plain text; make it https"
 
 
 def _window(config: Config) -> Iterator[str]:

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from receiver.config import kinds
-from receiver.config.fields import choice, count, duration, flag, key, section
+from receiver.config.fields import choice, count, duration, file, flag, key, section
 
 #: 21 million bitcoin: no amount is larger.
 _MOST_MSAT: Final = 2_100_000_000_000_000_000
+#: No user name or password in it: a credential does not belong into a text that is shown.
+_NODE_URL: Final = kinds.Text(
+    pattern=r"https?://[^/\s?#@]+(?:/[^\s?#]*)?", allowed='a URL such as "https://localhost:8080", or "" for none'
+)
+_VARIABLE: Final = kinds.Text(pattern=r"[A-Za-z_][A-Za-z0-9_]*", allowed='the name of an environment variable, or "" for none')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +45,8 @@ class Credit:
     on_ledger_error: str = choice(
         "hold",
         ("hold", "accept"),
-        'While the books cannot be asked: "hold" asks to send again, "accept" takes spans without regard to the balance.',
+        'While the books cannot be asked: "hold" asks to send again, "accept" takes spans without regard to the balance. The books in the'
+        " data folder fail only together with the journal, which refuses by itself; so today this changes nothing.",
     )
     start_balance_msat: int = count(0, "What a new account is given once, so that it can be tried out.", least=0, most=_MOST_MSAT)
     low_balance_marks_msat: tuple[int, ...] = key(
@@ -63,17 +69,55 @@ class LightningDev:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LightningLnd:
+    """`[lightning.lnd]`."""
+
+    url: str = key("", _NODE_URL, 'Where its REST interface is (`restlisten`), such as "https://localhost:8080".')
+    cert_file: str = file(
+        "The node's own certificate (`tls.cert`): only this one is believed then. Without it, the system's authorities are."
+    )
+    macaroon_file: str = file(
+        "A macaroon that can receive and not pay; one that can pay is refused. `spantoll lightning check` shows how to bake it."
+        " Read again when it changes."
+    )
+    macaroon_env: str = key("", _VARIABLE, "Name of the environment variable that holds the macaroon in hexadecimal, instead of a file.")
+    route_hints: bool = flag(
+        False, "true: invoices name the node's private channels. A node that has no others cannot be paid without; others need it not."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightningLnbits:
+    """`[lightning.lnbits]`."""
+
+    url: str = key("", _NODE_URL, 'Where the server is, such as "https://lnbits.example.com".')
+    cert_file: str = file("The server's own certificate: only this one is believed then. Without it, the system's authorities are.")
+    key_file: str = file("A file with the wallet's invoice/read key; the admin key, which can pay, is refused. Read again when it changes.")
+    key_env: str = key("", _VARIABLE, "Name of the environment variable that holds the key, instead of a file.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lightning:
     """`[lightning]`."""
 
     backend: str = choice(
-        "dev", ("dev", "off"), '"dev": a wallet without a node, for trying out: its invoices are real in form only. "off": no top-ups.'
+        "dev",
+        ("dev", "lnd", "lnbits", "off"),
+        '"dev": a wallet without a node, for trying out: its invoices are real in form only. "lnd": an LND node. "lnbits": a wallet of an'
+        ' LNbits server. "off": no top-ups.',
+    )
+    network: str = choice(
+        "bitcoin",
+        ("bitcoin", "testnet", "signet", "regtest"),
+        "The chain that a real node must be on, so that play money is never credited by mistake; the dev wallet is always on regtest.",
     )
     topup_min_sat: int = count(100, "The least top-up.", least=1, most=_MOST_MSAT // 1_000)
     topup_max_sat: int = count(1_000_000, "The largest top-up.", least=1, most=_MOST_MSAT // 1_000)
     invoice_expiry: float = duration("1h", "How long an invoice can be paid.", least="1m", most="30d")
     max_unpaid: int = count(8, "Invoices of one account that can be open at once.", least=1, most=99)
     dev: LightningDev = section(LightningDev, "The wallet without a node.")
+    lnd: LightningLnd = section(LightningLnd, "An LND node; receiving is all that is asked of it.")
+    lnbits: LightningLnbits = section(LightningLnbits, "A wallet of an LNbits server; receiving is all that is asked of it.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

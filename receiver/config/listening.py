@@ -165,6 +165,7 @@ class AccessKey:
 class Access:
     """`[access]`."""
 
+    required: bool = flag(False, "true: every request needs a key, also while there is none yet; `spantoll account add` makes them.")
     keys: tuple[AccessKey, ...] = rows(
         AccessKey,
         "Keys that exporters send as `Authorization: Bearer KEY`; an account may have several."

@@ -78,7 +78,7 @@ class Window:
     )
     seen_max_bytes: int = size(
         "256MiB",
-        "Memory of those span ids (8 bytes each, and 350 a trace); above it the horizon shrinks, which a metric shows.",
+        "Memory of those span ids (8 bytes each, and 420 a trace); above it the horizon shrinks, which a metric shows.",
         least="1MiB",
         most="1024GiB",
     )

@@ -6,6 +6,7 @@ What does not fit is refused at once and politely, never queued: a queue of byte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from receiver.errors import Overloaded
@@ -18,16 +19,16 @@ class InFlight:
     """The in-flight byte budget of the whole daemon, and optionally of each account.
 
     `limit_bytes` is for all requests together and must be at least the largest legal request, else that one is refused forever
-    (the configuration is checked for it). `account_limit_bytes` keeps one account from filling it alone; None: no own limit.
+    (the configuration is checked for it). `account_limit_bytes(account)` keeps one account from filling it alone; None: no own limit.
+    It is asked anew each time, so an operator can change it; what is in flight then may stay over it.
     """
 
     __slots__ = ("_account_limit", "_by_account", "_limit", "_peak", "_total")
 
-    def __init__(self, limit_bytes: int, *, account_limit_bytes: int | None = None) -> None:
+    def __init__(self, limit_bytes: int, *, account_limit_bytes: Callable[[str], int | None] = lambda _: None) -> None:
         assert limit_bytes > 0
-        assert account_limit_bytes is None or account_limit_bytes > 0
         self._limit = limit_bytes
-        self._account_limit = limit_bytes if account_limit_bytes is None else account_limit_bytes
+        self._account_limit = account_limit_bytes
         self._total = 0
         self._peak = 0
         self._by_account: dict[str, int] = {}
@@ -39,8 +40,9 @@ class InFlight:
         held = self._by_account.get(account, 0) + size
         if total > self._limit:
             raise self._refusal("all requests", self._total, self._limit, size)
-        if held > self._account_limit:
-            raise self._refusal(f"account {account!r}", held - size, self._account_limit, size)
+        own = self._account_limit(account)
+        if own is not None and held > own:
+            raise self._refusal(f"account {account!r}", held - size, own, size)
         self._total = total
         self._by_account[account] = held
         self._peak = max(self._peak, total)

@@ -19,12 +19,15 @@ from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
 from receiver.core.ledger import Balance, Outcome, Terms
+from receiver.errors import AccountDisabled, CreditExhausted, CreditHeld, Overloaded, ReceiverError
 
 #: 100 satoshis for 10,000 spans.
 PRICE_PER_SPAN_MSAT: Final = 10
 #: Before a client that is asked to hold its spans comes again: long enough not to be hammered, and well below the 300 s after
 #: which a collector with default settings gives its queue up. SDKs give up within 10 s, whatever they are told.
 HOLD_RETRY_SECONDS: Final = 30.0
+#: Before a client comes again while the books cannot be asked: such a fault passes, and SDKs try for ten seconds.
+BOOKS_RETRY_SECONDS: Final = 5.0
 #: After a mark was told, the balance must have risen this share above it before it is told again.
 MARK_HYSTERESIS_DIVISOR: Final = 10
 #: The spending rate is an average in which what was spent this long ago weighs half.
@@ -104,7 +107,7 @@ class Grant(NamedTuple):
     account: str
     spans: int
     amount_msat: int
-    balance_msat: int  #: available, with this grant taken off; what a refusal tells the client
+    balance_msat: int  #: available, with this grant taken off: what the client is told; 0 for one that has no bound and is told nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +131,14 @@ class Holds(Protocol):
 class Credit:
     """Judges requests by the credit of their account. One event loop owns it; nothing in it waits."""
 
-    __slots__ = ("_burns", "_ledger", "_marks", "_policy", "fault")
+    __slots__ = ("_burns", "_ledger", "_marks", "_policy", "_refused_since", "fault")
 
     def __init__(self, ledger: Holds, policy: Callable[[str], CreditPolicy]) -> None:
         self._ledger = ledger
         self._policy = policy
         self._marks: dict[str, Marks] = {}
         self._burns: dict[str, Burn] = {}
+        self._refused_since: dict[str, int] = {}  # account -> msat that had come in when it was first refused
         self.fault: str | None = None  #: why the books cannot be asked just now; None while they can
 
     def admit(self, account: str) -> Grant | None:
@@ -144,7 +148,11 @@ class Credit:
             return self._refused(account, Answer.DISABLED)
         if self.fault is not None:
             return None if policy.on_ledger_error is OnLedgerError.ACCEPT else self._refused(account, Answer.BOOKS_UNAVAILABLE)
-        affordable = policy.affordable(self._ledger.balance(account))
+        if policy.terms.credit_limit_msat is None:
+            return None
+        balance = self._ledger.balance(account)
+        # Without what is held: a request whose commit is under way may hold the last of it, and its resend costs nothing.
+        affordable = policy.affordable(Balance(balance.debits_msat, balance.credits_msat))
         return self._refused(account, _exhausted(policy)) if affordable == 0 else None
 
     def reserve(self, account: str, spans: int) -> Grant:
@@ -154,6 +162,10 @@ class Credit:
         if not policy.enabled:
             return self._refused(account, Answer.DISABLED)
         terms = policy.terms
+        if terms.credit_limit_msat is None and self.fault is None:  # the way of most: nothing to weigh
+            amount_msat = spans * policy.price_per_span_msat
+            if self._ledger.reserve(account, amount_msat, terms) is Outcome.CREATED:
+                return Grant(Answer.ACCEPTED, account, spans, amount_msat, 0)
         before = self._ledger.balance(account)
         affordable = policy.affordable(before)
         if self.fault is not None:
@@ -186,7 +198,10 @@ class Credit:
         account = grant.account
         self._ledger.commit(account, grant.amount_msat)
         if grant.amount_msat:
-            self._burns.setdefault(account, Burn(now)).spend(grant.amount_msat, now=now)
+            burn = self._burns.get(account)
+            if burn is None:
+                burn = self._burns[account] = Burn(now)
+            burn.spend(grant.amount_msat, now=now)
         return self.observe(account)
 
     def release(self, grant: Grant) -> None:
@@ -211,6 +226,14 @@ class Credit:
             return 0.0
         rate = 0.0 if burn is None else burn.msat_per_second(now=now)
         return posted_msat / rate if rate > 0 else math.inf
+
+    def first_refusal(self, account: str) -> bool:
+        """Whether this refusal of an account is its first since money last came in: what a log says once, however often clients ask."""
+        credits_msat = self._ledger.balance(account).credits_msat
+        if self._refused_since.get(account) == credits_msat:
+            return False
+        self._refused_since[account] = credits_msat
+        return True
 
     def _refused(self, account: str, answer: Answer) -> Grant:
         return Grant(answer, account, 0, 0, self._ledger.balance(account).available_msat)
@@ -252,7 +275,8 @@ class Burn:
         self._seconds = 0.0
 
     def spend(self, amount_msat: int, *, now: float) -> None:
-        self._decay(now)
+        if now - self._at >= 1:  # sooner the weights are still what they were, to a thousandth
+            self._decay(now)
         self._msat += amount_msat
 
     def msat_per_second(self, *, now: float) -> float:
@@ -270,8 +294,10 @@ class Burn:
 
 def explain(grant: Grant, *, topup_url: str, rejected: int = 0) -> str:
     """The sentence that a client's log shows for a grant; "" when there is nothing to say."""
+    if grant.answer is Answer.ACCEPTED:
+        return ""
     account, balance = f"account {grant.account!r}", f"the balance is {format_sat(grant.balance_msat)} sat"
-    url = f"top up at {topup_url}"
+    url = f"top up at {topup_url}" if topup_url else "ask the operator for more"
     match grant.answer:
         case Answer.EXHAUSTED:
             return f"credit of {account} is exhausted ({balance}), nothing was stored: {url}"
@@ -282,17 +308,34 @@ def explain(grant: Grant, *, topup_url: str, rejected: int = 0) -> str:
         case Answer.IN_DEBT:
             return f"credit of {account} is exhausted ({balance}), metered as debt: {url}"
         case Answer.DISABLED:
-            return f"{account} is disabled, nothing was stored: ask the operator"
+            return str(AccountDisabled(grant.account))
         case Answer.BOOKS_UNAVAILABLE:
             return "the books cannot be asked just now, nothing was stored: send again"
-        case Answer.ACCEPTED:
-            return ""
+
+
+def refusal(grant: Grant, *, topup_url: str) -> ReceiverError:
+    """The error that a refused grant is answered with."""
+    account, balance_msat, detail = grant.account, grant.balance_msat, explain(grant, topup_url=topup_url)
+    match grant.answer:
+        case Answer.EXHAUSTED:
+            return CreditExhausted(detail, account=account, balance_msat=balance_msat, topup_url=topup_url)
+        case Answer.HELD:
+            return CreditHeld(
+                detail, account=account, balance_msat=balance_msat, topup_url=topup_url, retry_after_seconds=HOLD_RETRY_SECONDS
+            )
+        case Answer.DISABLED:
+            return AccountDisabled(account)
+        case Answer.BOOKS_UNAVAILABLE:
+            return Overloaded(reason="ledger_unavailable", retry_after_seconds=BOOKS_RETRY_SECONDS, detail=detail)
+        case _:
+            raise AssertionError(f"{grant.answer} refuses nothing")
 
 
 def explain_low(low: LowBalance, *, topup_url: str) -> str:
     """The sentence that warns before the cliff."""
     left = format_sat(low.balance_msat)
-    return f"credit of account {low.account!r} fell below {format_sat(low.mark_msat)} sat, {left} sat are left: top up at {topup_url}"
+    url = f"top up at {topup_url}" if topup_url else "ask the operator for more"
+    return f"credit of account {low.account!r} fell below {format_sat(low.mark_msat)} sat, {left} sat are left: {url}"
 
 
 def format_sat(msat: int) -> str:

@@ -246,6 +246,9 @@ class TopUps(Protocol):
     def unsettled(self, *, watched_since_unix_nano: int) -> Awaitable[Sequence[TopUp]]:
         """All that are not SETTLED and expire at or after this: what a reconciliation looks up."""
 
+    def counts(self) -> Awaitable[Mapping[InvoiceState, int]]:
+        """How many there are in each state; a state without any may be left out."""
+
     def move(self, payment_hash: bytes, *, before: InvoiceState, after: InvoiceState) -> Awaitable[bool]:
         """Set the state to `after` if it still is `before`; False when it moved meanwhile. Never to or from SETTLED."""
 

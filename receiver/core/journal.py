@@ -40,6 +40,10 @@ class StoreBroken(Overloaded):
         super().__init__(reason="store", retry_after_seconds=FULL_RETRY_SECONDS, detail=detail)
 
 
+class Unstorable(Exception):
+    """What was to be stored breaks a rule of the store: a fault of ours. Nothing of it was stored, and the same would fail again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Acceptance:
     """One request's new spans, and what they cost: what an accept row holds, and the debit that is written with it."""
@@ -145,7 +149,7 @@ class Journal(Protocol):
         """Store new spans (and their debit); resolves with the row's sequence number once it is as durable as configured."""
 
     def close(self, closes: Iterable[Close]) -> Awaitable[None]:
-        """Store what groups came to, all in one commit."""
+        """Store what groups came to, all in one commit. Raises Unstorable, too, where one of them breaks a rule: none was stored."""
 
     def records(self, key: TraceKey) -> list[Span]:
         """Every span that was accepted for a trace within the horizon, in order: for a late span that re-opens it."""

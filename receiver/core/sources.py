@@ -68,6 +68,10 @@ class Sources:
                 source = lack.span.source
                 self._line((lack.account, source.service, source.scope, source.scope_version)).calls_without_usage += 1
 
+    def lines(self) -> list[tuple[SourceKey, SourceLine]]:
+        """Every line, in no order."""
+        return list(self._lines.items())
+
     def as_json(self) -> list[dict[str, object]]:
         """A row per source, by account, service, scope and version."""
         return [

@@ -233,6 +233,6 @@ def check_exposure(hosts: Iterable[str], *, allow_off_loopback: bool) -> str | N
         return None
     where = ", ".join(exposed)
     if not allow_off_loopback:
-        problem = f'lightning.backend is "dev", which is not money, and {where} is not loopback: name a real node, or set'
-        raise ConfigError([f"{problem} lightning.dev.allow_off_loopback = true"])
+        problem = f'lightning.backend: "dev" is not money, and {where} is reached from other machines; name a real node, set it to "off"'
+        raise ConfigError([f"{problem} (no top-ups), or say lightning.dev.allow_off_loopback = true"])
     return f"the dev wallet serves off loopback ({where}): its invoices are play money, and whoever may pay there has free credit"

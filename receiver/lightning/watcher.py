@@ -38,6 +38,7 @@ from receiver.core.invoices import (
 from receiver.core.ledger import Outcome
 from receiver.errors import ReceiverError
 from receiver.lightning.client import Invoice, LightningClient, NodeUnavailable
+from receiver.lightning.credential import CredentialRefused
 
 if TYPE_CHECKING:
     import random
@@ -74,8 +75,12 @@ class Watcher:
         rng: random.Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_credit: Callable[[TopUp], None] = lambda _: None,
+        on_move: Callable[[InvoiceState, InvoiceState], None] = lambda _before, _after: None,
     ) -> None:
-        """`on_credit`: told of every top-up that was credited just now, after its commit; it must not raise."""
+        """`on_credit`: told of every top-up that was credited just now, after its commit; `on_move`: of every change of a state.
+
+        Neither may raise.
+        """
         self._client = client
         self._topups = topups
         self._ledger = ledger
@@ -83,6 +88,7 @@ class Watcher:
         self._rng = rng
         self._sleep = sleep
         self._on_credit = on_credit
+        self._on_move = on_move
         self._rows: dict[bytes, TopUp] = {}  # what was unsettled when the store was last read
         self._due: dict[bytes, float] = {}  # when each is looked up next, monotonic seconds
         self._hinted: dict[bytes, None] = {}  # not looked up since the node told of them
@@ -198,7 +204,7 @@ class Watcher:
             batch = due[begin : begin + LOOKUPS_AT_ONCE]
             results = await asyncio.gather(*map(self._look, batch), return_exceptions=True)
             for payment_hash, result in zip(batch, results, strict=True):
-                if isinstance(result, NodeUnavailable):
+                if isinstance(result, (NodeUnavailable, CredentialRefused)):
                     self.up = False
                     raise result  # all others would fail too; everything stays due
                 if isinstance(result, Exception):
@@ -244,7 +250,8 @@ class Watcher:
             return
         state = after(row, said.state, now_unix_nano=self._clock.unix_nano())
         if state is not row.state:
-            await self._topups.move(payment_hash, before=row.state, after=state)
+            if await self._topups.move(payment_hash, before=row.state, after=state):
+                self._on_move(row.state, state)
             row = row.moved(state)
         self._hinted.pop(payment_hash, None)
         if payment_hash in self._rows:
@@ -273,6 +280,7 @@ class Watcher:
             case Outcome.CREATED:
                 assert credited.topup is not None
                 log.info("a top-up was credited", extra={**facts, "late": credited.topup.late})
+                self._on_move(row.state, credited.topup.state)
                 self._on_credit(credited.topup)
             case Outcome.EXISTS:
                 pass  # told twice; credited once

@@ -19,9 +19,10 @@ from receiver.core.attribution import Charge
 from receiver.core.calls.call import Missing
 from receiver.core.journal import Accepted, Closed, Lack
 from receiver.core.journal import Series as Frozen
+from receiver.metrics.counter import Counter
 from receiver.metrics.exposition import Mark, Point, Shown, exposition
 from receiver.metrics.families import BY_NAME, FAMILIES, Family, Kind, find
-from receiver.metrics.labels import UNKNOWN, Labels, Raw, Row, Series, Values
+from receiver.metrics.labels import Labels, Raw, Row, Series, Values
 
 #: Values of a label that spans fill but no account limits (instrumentation scopes): a house has tens.
 MAX_SCOPES: Final = 500
@@ -40,6 +41,16 @@ DURABLE_COUNTERS: Final = tuple(
     and family.name != "label_overflow"
 )
 
+#: What requests came to has no row, so a crash leaves no exact count of it. It goes on after an orderly stop, whose snapshot has it;
+#: after any other end it begins anew at 0 with a new created timestamp, which is what a scraper must be told: a counter that goes on
+#: from an older value would fall, and be added up once more.
+ORDERLY_COUNTERS: Final = tuple(
+    family.name
+    for family in FAMILIES
+    if family.kind is Kind.COUNTER and family.name.startswith("receiver_") and family.name not in DURABLE_COUNTERS
+)
+ORDERLY_HISTOGRAM: Final = "receiver_request_duration_seconds"
+
 _BASIS: Final = BY_NAME["calls"].labels.index("basis")
 
 # Columns of a row of calls
@@ -51,43 +62,8 @@ _SAVINGS, _PREMIUM = range(2)
 
 Number = int | float
 GaugeValue = Number | Mapping[tuple[str, ...], Number]
-
-
-class Counter:
-    """A counter whose label values are ours, or capped by `Values`."""
-
-    __slots__ = ("_caps", "_unix_nano", "born", "family", "values")
-
-    def __init__(self, family: Family, *, unix_nano: Callable[[], int], caps: Sequence[Values] = ()) -> None:
-        self.family = family
-        self.values: dict[tuple[str, ...], int] = {}
-        self.born: dict[tuple[str, ...], int] = {}
-        self._unix_nano = unix_nano
-        self._caps = caps
-        if not family.labels:
-            self.add((), 0)  # a counter without labels is there from the start
-
-    def add(self, labels: tuple[str, ...], amount: int) -> None:
-        """Count; `amount` >= 0."""
-        if self._caps:
-            labels = tuple([cap.of(value) for cap, value in zip(self._caps, labels, strict=True)])
-        try:
-            self.values[labels] += amount
-        except KeyError:
-            self.values[labels] = amount
-            self.born[labels] = self._unix_nano()
-
-    def restore(self, labels: dict[str, str], value: int, created_unix_nano: int) -> None:
-        """A series of an earlier process."""
-        values = tuple(labels.get(label, UNKNOWN) for label in self.family.labels)
-        for cap, one in zip(self._caps, values, strict=bool(self._caps)):
-            cap.of(one)
-        self.values[values] = self.values.get(values, 0) + value
-        self.born[values] = created_unix_nano
-
-    def points(self, born_until: int) -> list[Point]:
-        """Every series; one that was born after `born_until` is still shown at 0."""
-        return [Point(labels, value if self.born[labels] <= born_until else 0, self.born[labels]) for labels, value in self.values.items()]
+#: By label values: (value in stored units, when it began in Unix nanoseconds).
+Totals = Mapping[tuple[str, ...], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +82,18 @@ class MetricsOptions:
 class Metrics:
     """All counters of the daemon. Methods named after what happened; all of them are cheap and none may fail."""
 
-    def __init__(self, options: MetricsOptions | None = None, *, unix_nano: Callable[[], int]) -> None:
-        """Start at nothing; `unix_nano` is the wall clock, for created timestamps, exemplars and `zero_first`."""
+    def __init__(
+        self,
+        options: MetricsOptions | None = None,
+        *,
+        unix_nano: Callable[[], int],
+        max_series_of: Callable[[str], int | None] = lambda _: None,
+    ) -> None:
+        """Start at nothing.
+
+        `unix_nano` is the wall clock, for created timestamps, exemplars and `zero_first`; `max_series_of` the limit of an account that
+        has one of its own in place of `max_series_per_account`.
+        """
         options = options or MetricsOptions()
         self._unix_nano = unix_nano
         self._as_of_unix_nano = 0  #: of the row that is being folded
@@ -121,17 +107,21 @@ class Metrics:
             if family.kind is Kind.COUNTER and "account" not in family.labels
         }
         self._gauges: dict[str, Callable[[], GaugeValue]] = {}
+        self._totals: dict[str, Callable[[], Totals]] = {}
+        self._max_series_of = max_series_of
         max_series_per_account, max_series = options.max_series_per_account, options.max_series
         self._calls = self._series((*BY_NAME["calls"].labels, *self._dimensions), 6, max_series_per_account, max_series)
         self._unpriced = self._series(BY_NAME["unpriced_calls"].labels, 2, max_series_per_account, max_series)
         self._caching = self._series(BY_NAME["cache_savings_gross_usd"].labels, 2, max_series_per_account, max_series)
         self._missing = self._series(BY_NAME["missing_spans"].labels, 1, max_series_per_account, max_series)
+        self._low_balance = self._series(BY_NAME["credit_low_balance"].labels, 1, max_series_per_account, max_series)
         self._histograms: dict[str, Series] = {}
         for family in FAMILIES:
             if family.kind is Kind.HISTOGRAM:
                 # a row: one integer a bucket, one above all bounds, the sum
-                per_account, most = max(1, max_series_per_account // HISTOGRAM_SHARE), max(1, max_series // HISTOGRAM_SHARE)
-                self._histograms[family.name] = self._series(family.labels, len(family.buckets) + 2, per_account, most)
+                self._histograms[family.name] = self._series(
+                    family.labels, len(family.buckets) + 2, max_series_per_account, max_series, share=HISTOGRAM_SHARE
+                )
         self._cost_marks: dict[int, tuple[bytes, int, int]] = {}  #: id of a row -> (trace id, pico-USD, unix nano); rows live for ever
         self._bucket_marks: dict[tuple[int, int], tuple[bytes, int, int]] = {}  #: (id of a row, bucket) -> the same
         self._trace_costs = self._histograms["trace_cost_usd"]
@@ -213,14 +203,14 @@ class Metrics:
                 self.missing(entry.missing)
         self._as_of_unix_nano = 0
 
-    def series(self) -> list[Frozen]:
-        """All that `fold` has added up, for a snapshot. Other counters begin at 0 with the process, as Prometheus expects."""
+    def series(self, *, orderly: bool = False) -> list[Frozen]:
+        """All that `fold` has added up, for a snapshot; `orderly`: what has no rows, too, for nothing more will be counted."""
         found = [
             Frozen(name, table.named(labels), tuple(row[:-1]), row[-1])
-            for name, table in self._durable_tables().items()
+            for name, table in self._durable_tables(orderly=orderly).items()
             for labels, row in table.series.items()
         ]
-        for name in DURABLE_COUNTERS:
+        for name in (*DURABLE_COUNTERS, *(ORDERLY_COUNTERS if orderly else ())):
             counter = self._counters[name]
             found += [
                 Frozen(name, tuple(zip(counter.family.labels, labels, strict=True)), (value,), counter.born[labels])
@@ -230,25 +220,28 @@ class Metrics:
 
     def restore(self, series: Iterable[Frozen]) -> None:
         """Go on from a snapshot. Before anything is folded."""
-        tables = self._durable_tables()
+        tables = self._durable_tables(orderly=True)
         for one in series:
             if one.family in tables:
                 tables[one.family].restore(dict(one.labels), one.numbers, one.created_unix_nano)
-            elif one.family in DURABLE_COUNTERS:
+            elif one.family in DURABLE_COUNTERS or one.family in ORDERLY_COUNTERS:
                 self._counters[one.family].restore(dict(one.labels), one.numbers[0], one.created_unix_nano)
 
     def _now(self) -> int:
         """When a series that is new now was born: with its row, so that it has the same birthday when it is added up again."""
         return self._as_of_unix_nano or self._unix_nano()
 
-    def _durable_tables(self) -> dict[str, Series]:
-        return {
+    def _durable_tables(self, *, orderly: bool) -> dict[str, Series]:
+        tables = {
             "calls": self._calls,
             "unpriced_calls": self._unpriced,
             "cache_savings_gross_usd": self._caching,
             "missing_spans": self._missing,
             "trace_cost_usd": self._trace_costs,
         }
+        if orderly:
+            tables[ORDERLY_HISTOGRAM] = self._histograms[ORDERLY_HISTOGRAM]
+        return tables
 
     # what the intake line tells
 
@@ -272,6 +265,10 @@ class Metrics:
         """Accepted spans belong to a trace that was released before."""
         self._counters["receiver_late_spans"].add((), spans)
 
+    def low_balance(self, account: str) -> None:
+        """An account was warned that its credit is low."""
+        self._row(self._low_balance, (account,), self._unix_nano())[0] += 1
+
     def sanitized(self, strings: int) -> None:
         """Strings were no UTF-8."""
         self._counters["receiver_sanitized_strings"].add((), strings)
@@ -294,11 +291,25 @@ class Metrics:
         """The event loop came this much later than it was asked to."""
         self._observe_seconds("loop_stall_seconds", (), seconds)
 
+    def commit(self, seconds: float) -> None:
+        """The journal has committed, and it took so long."""
+        self._observe_seconds("journal_commit_seconds", (), seconds)
+
     def gauge(self, name: str, function: Callable[[], GaugeValue]) -> None:
         """Ask `function` at each scrape for a gauge's value, in the unit that its name says (with labels: values by label values)."""
         family = find(name)
         assert family.kind is Kind.GAUGE, name
         self._gauges[family.name] = function
+
+    def total(self, name: str, function: Callable[[], Totals]) -> None:
+        """Ask `function` at each scrape for a counter that is kept elsewhere, such as in the ledger, and so survives by itself."""
+        family = find(name)
+        assert family.kind is Kind.COUNTER, name
+        self._totals[family.name] = function
+
+    def forget(self, dimension: str, values: Mapping[str, str], *, account: str | None = None) -> int:
+        """Show other values in place of these ones of a dimension, sums unchanged; returns in how many series."""
+        return self._calls.rename(dimension, values, account=account) if dimension in self._dimensions else 0
 
     # what others read
 
@@ -310,6 +321,16 @@ class Metrics:
         """A copy of everything that has a value, family by family, in the order of the table."""
         born_until = self._unix_nano() - self._zero_first_nano
         return [shown for family in FAMILIES if (shown := self._shown(family, born_until)) is not None]
+
+    def sums(self) -> tuple[int, int]:
+        """Counted calls, and what they cost in pico-USD: all series together, quickly."""
+        rows = self._calls.series.values()
+        return sum([row[_CALLS] for row in rows]), sum([row[_COST] for row in rows])
+
+    def points(self, name: str) -> list[Point]:
+        """The series of a family in stored units, however young."""
+        shown = self._shown(find(name), born_until=1 << 63, scaled=False)
+        return [] if shown is None else list(shown.points)
 
     def value(self, name: str, **labels: str) -> Number:
         """The sum of a family's series that have these labels, as it is shown but for `zero_first`; of a histogram its count."""
@@ -329,9 +350,23 @@ class Metrics:
 
     # the inside
 
-    def _series(self, labels: tuple[str, ...], width: int, most_per_account: int, most: int) -> Series:
-        fixed = frozenset({"basis", "reason", "transport"})
-        return Series(labels, width=width, fixed=fixed, most_per_account=most_per_account, most=most, overflowed=self._overflowed)
+    def _series(self, labels: tuple[str, ...], width: int, most_per_account: int, most: int, *, share: int = 1) -> Series:
+        """`share`: the part of all limits that it gets, as its divisor."""
+        max_series_of = self._max_series_of
+
+        def own_limit(account: str) -> int | None:
+            own = max_series_of(account)
+            return None if own is None else max(1, own // share)
+
+        return Series(
+            labels,
+            width=width,
+            fixed=frozenset({"basis", "reason", "transport"}),
+            most_per_account=max(1, most_per_account // share),
+            most=max(1, most // share),
+            overflowed=self._overflowed,
+            own_limit=own_limit,
+        )
 
     def _caps(self, family: Family) -> Sequence[Values]:
         """Scopes are named by clients; all other labels of families without an account are ours."""
@@ -370,7 +405,7 @@ class Metrics:
         return bucket
 
     def _shown(self, family: Family, born_until: int, *, scaled: bool = True) -> Shown | None:
-        """A family with a copy of its numbers; None for a gauge that nobody feeds. Series younger than `born_until` show 0."""
+        """A family with a copy of its numbers; None for one that nobody feeds. Series younger than `born_until` show 0."""
         labels = family.labels
         scale = family.scale if scaled else 1
         name = family.name
@@ -388,6 +423,8 @@ class Metrics:
             points = self._histogram_points(family, _copy(self._histograms[name]), born_until)
         elif name in self._counters:
             points = self._counters[name].points(born_until)
+        elif name in self._totals:
+            points = [Point(key, value if born <= born_until else 0, born) for key, (value, born) in self._totals[name]().items()]
         elif name == "tokens":
             labels = (*labels, *self._dimensions)
             points = _token_points(_copy(self._calls), born_until)
@@ -396,13 +433,17 @@ class Metrics:
             column = _CALLS if name == "calls" else _COST
             points = self._points(_copy(self._calls), column, scale, born_until, with_unpriced=name == "calls")
         else:
-            series, column = {
+            found = {
                 "unpriced_calls": (self._unpriced, _UNPRICED_CALLS),
                 "unpriced_tokens": (self._unpriced, _UNPRICED_TOKENS),
                 "cache_savings_gross_usd": (self._caching, _SAVINGS),
                 "cache_write_premium_usd": (self._caching, _PREMIUM),
                 "missing_spans": (self._missing, 0),
-            }[name]
+                "credit_low_balance": (self._low_balance, 0),
+            }.get(name)
+            if found is None:  # a total that is kept elsewhere
+                return None
+            series, column = found
             points = self._points(_copy(series), column, scale, born_until)
         return Shown(family, labels, points)
 

@@ -244,6 +244,55 @@ FAMILIES: Final = (
         help="Connections that spoke another protocol than that of the listener, such as HTTP to the gRPC port.",
     ),
     Family(name="receiver_in_flight_bytes", kind=Kind.GAUGE, unit="bytes", help="Bytes of requests that are being received or worked on."),
+    # what spans cost here, and how it is paid
+    Family(
+        name="credit_balance_msat",
+        kind=Kind.GAUGE,
+        labels=("account",),
+        unit="msat",
+        help="Credit of an account, in millisatoshi: what was credited minus what was debited; below 0 is debt.",
+    ),
+    Family(
+        name="credit_debited_msat",
+        kind=Kind.COUNTER,
+        labels=("account",),
+        unit="msat",
+        help="All that an account was ever debited, in millisatoshi: for accepted spans, and by the operator.",
+    ),
+    Family(
+        name="credit_topped_up_msat",
+        kind=Kind.COUNTER,
+        labels=("account",),
+        unit="msat",
+        help="All that an account was ever credited, in millisatoshi: settled invoices, and what the operator gave.",
+    ),
+    Family(
+        name="credit_runway_seconds",
+        kind=Kind.GAUGE,
+        labels=("account",),
+        unit="seconds",
+        help="How long the credit lasts at the pace of the last half hour or so; +Inf while nothing is spent, 0 when nothing is left.",
+    ),
+    Family(
+        name="credit_low_balance",
+        kind=Kind.COUNTER,
+        labels=("account",),
+        help="Warnings that an account's credit fell below one of its marks (credit.low_balance_marks_msat), once per fall.",
+    ),
+    Family(
+        name="books_unbalanced",
+        kind=Kind.GAUGE,
+        help="1 when the last hourly audit found that the ledger does not add up, else 0. 1 is a fault: see GET /api/v1/audit.",
+    ),
+    Family(
+        name="lightning_up", kind=Kind.GAUGE, help="1 while the Lightning node answers, 0 while it does not; spans are taken either way."
+    ),
+    Family(
+        name="invoices",
+        kind=Kind.GAUGE,
+        labels=("state",),
+        help="Top-ups by state: settled ones are credited, of the others those that are still watched.",
+    ),
     # what is waiting
     Family(name="window_traces", kind=Kind.GAUGE, help="Open traces."),
     Family(name="window_bytes", kind=Kind.GAUGE, unit="bytes", help="Accounted memory of open traces and of remembered span ids."),
@@ -266,6 +315,20 @@ FAMILIES: Final = (
     # the daemon itself
     Family(name="build", kind=Kind.INFO, labels=("version", "python"), help="The running version."),
     Family(name="price_snapshot_age_seconds", kind=Kind.GAUGE, unit="seconds", help="Age of the price list that is in use."),
+    Family(name="journal_bytes", kind=Kind.GAUGE, unit="bytes", help="What the database and its log take on the disk."),
+    Family(
+        name="journal_unreleased_rows",
+        kind=Kind.GAUGE,
+        help="Rows of the journal from the first one that a trace still needs: what a start would read, at most.",
+    ),
+    Family(
+        name="journal_commit_seconds",
+        kind=Kind.HISTOGRAM,
+        unit="seconds",
+        scale=_NANO,
+        buckets=_seconds(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+        help="How long a commit took, its sync included; all that came meanwhile shares the next one.",
+    ),
     Family(
         name="loop_stall_seconds",
         kind=Kind.HISTOGRAM,

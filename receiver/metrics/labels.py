@@ -8,7 +8,7 @@ stay exact, and no account can push out another's series. Nothing is ever evicte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 UNKNOWN: Final = "unknown"  #: no span says it
@@ -72,6 +72,7 @@ class Series:
         most_per_account: int,
         most: int,
         overflowed: Callable[[str], None],
+        own_limit: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         """An empty table.
 
@@ -82,6 +83,7 @@ class Series:
             most_per_account: series of one account.
             most: series in all.
             overflowed: told the label of each value that was folded.
+            own_limit: series of an account that has a limit of its own, None for one that has none.
 
         """
         self.rows: dict[Raw, Row] = {}  #: by values as they came; several may lead to one row. A memory only: see `series`
@@ -90,7 +92,7 @@ class Series:
         self._width = width
         self._foldable = tuple(at for at, label in enumerate(labels) if at and label not in fixed)
         self._most_per_account = most_per_account
-        self._most_values = max(1, most_per_account // _LABEL_SHARE)
+        self._own_limit = own_limit
         self._most = most
         self._overflowed = overflowed
         self._accounts: dict[str, int] = {}  #: account -> its series
@@ -135,18 +137,38 @@ class Series:
         """Label values with their names."""
         return tuple(zip(self._labels, labels, strict=True))
 
+    def rename(self, label: str, values: Mapping[str, str], *, account: str | None = None) -> int:
+        """Put other values in the place of some, in the series of one account or of all; returns how many series. No two become one."""
+        at = self._labels.index(label)
+        found = [key for key in self.series if key[at] in values and account in (None, key[0])]
+        for key in found:
+            new = (*key[:at], values[key[at]], *key[at + 1 :])
+            assert new not in self.series
+            self.series[new] = self.series.pop(key)
+            known = self._values.setdefault((key[0], at), set())
+            known.discard(key[at])
+            known.add(new[at])
+        if found:
+            self.rows.clear()
+        return len(found)
+
+    def _most_of(self, account: str) -> int:
+        own = self._own_limit(account)
+        return self._most_per_account if own is None else own
+
     def _cap_values(self, account: str, labels: list[str]) -> None:
+        most_values = max(1, self._most_of(account) // _LABEL_SHARE)
         for at in self._foldable:
             known = self._values.setdefault((account, at), set())
             if labels[at] not in known:
-                if len(known) >= self._most_values:
+                if len(known) >= most_values:
                     self._fold(labels, at)
                 else:
                     known.add(labels[at])
 
     def _add(self, account: str, labels: list[str], now_unix_nano: int) -> Row:
         """A new row, or, where there is no room, the least coarse one that exists, at last the account's own overflow."""
-        if self._accounts[account] >= self._most_per_account or len(self.series) >= self._most:
+        if self._accounts[account] >= self._most_of(account) or len(self.series) >= self._most:
             for at in sorted(self._foldable, key=lambda place: -len(self._values[account, place])):  # the label that explodes goes first
                 self._fold(labels, at)
                 row = self.series.get(tuple(labels))

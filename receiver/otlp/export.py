@@ -69,9 +69,9 @@ class Export(Protocol):
     """What the house does with a request. Every method may raise any ReceiverError; `status.py` says how the client hears of it."""
 
     def admit(self, authorization: str | None, *, transport: str) -> str:
-        """The account of a request, judged on its headers alone: credential, readiness, later credit.
+        """The account of a request, judged on its headers alone: readiness, credential, and whether credit is left for even one span.
 
-        Raises Unauthenticated, PermissionDenied, or Overloaded ("starting", "shutdown").
+        Raises Unauthenticated, AccountDisabled, CreditExhausted, CreditHeld, or Overloaded ("starting", "shutdown", "ledger_unavailable").
         """
 
     def reserve(self, account: str, size: int) -> None:
@@ -81,7 +81,7 @@ class Export(Protocol):
         """Give back bytes that `reserve` granted."""
 
     async def export(self, account: str, body: bytes, *, encoding: Encoding, transport: str) -> Answer:
-        """Decode and store one request, already inflated. When this returns, the request is as durable as configured."""
+        """Decode and store one request, already inflated. When this returns, the request and its debit are as durable as configured."""
 
 
 class WireObserver(Protocol):

@@ -366,4 +366,4 @@ def _refused(refusal: Refusal, encoding: Encoding) -> web.Response:
         headers["Allow"] = "POST"  # RFC 9110 15.5.6
     elif refusal.http == 415:
         headers["Accept-Encoding"] = "gzip, deflate, identity"  # RFC 9110 15.5.16
-    return web.Response(status=refusal.http, body=refusal.body(encoding), headers=headers)
+    return web.Response(status=refusal.http, reason=refusal.reason_phrase, body=refusal.body(encoding), headers=headers)

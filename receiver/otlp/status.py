@@ -17,6 +17,9 @@ from google.protobuf import any_pb2, duration_pb2, json_format
 from google.rpc import error_details_pb2, status_pb2
 
 from receiver.errors import (
+    AccountDisabled,
+    CreditExhausted,
+    CreditHeld,
     ExportTooLarge,
     MalformedExport,
     Overloaded,
@@ -29,7 +32,7 @@ from receiver.otlp.export import Encoding, cut
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from google.protobuf.message import Message
 
@@ -41,6 +44,8 @@ DOMAIN: Final = "spantoll"
 FAULT_RETRY_SECONDS: Final = 4.0
 #: Delays are spread by this share, so that the clients of one refusal do not come back as one flood.
 JITTER: Final = 0.2
+#: Of an HTTP status line: every client's parser takes some kilobytes, and a log line that people read is shorter.
+MAX_REASON_PHRASE: Final = 400
 
 
 class NotServed(ReceiverError):
@@ -68,12 +73,24 @@ class Row:
     code: grpc.StatusCode
     http: int
     details: Callable[[ReceiverError], list[Message]] = lambda _: []
+    metadata: Callable[[ReceiverError], Mapping[str, str]] = lambda _: {}  #: of the ErrorInfo: facts for programs, as in the message
 
 
 def _bad_request(error: ReceiverError) -> list[Message]:
     """OTLP spec: a 400's details SHOULD hold what was bad."""
     violation = error_details_pb2.BadRequest.FieldViolation(field="body", description=cut(str(error), 512))
     return [error_details_pb2.BadRequest(field_violations=[violation])]
+
+
+def _of_credit(error: ReceiverError) -> Mapping[str, str]:
+    """Who has no credit, how much is left, and where to top up. Never an invoice: each retry would mint one."""
+    assert isinstance(error, CreditExhausted | CreditHeld)
+    return {"account": error.account, "balance_msat": str(error.balance_msat), "topup_url": error.topup_url}
+
+
+def _of_account(error: ReceiverError) -> Mapping[str, str]:
+    assert isinstance(error, AccountDisabled)
+    return {"account": error.account}
 
 
 #: First match wins. The codes follow the OTLP spec (specification.md, "Failures" and "OTLP/HTTP Response") and, for pairs that it
@@ -84,15 +101,20 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(ExportTooLarge, "too_large", grpc.StatusCode.RESOURCE_EXHAUSTED, 413),
     Row(UnsupportedEncoding, "unsupported_encoding", grpc.StatusCode.INVALID_ARGUMENT, 415),
     Row(Unauthenticated, "unauthenticated", grpc.StatusCode.UNAUTHENTICATED, 401),
+    # 402 and FAILED_PRECONDITION lose the batch in every client, once and with a line in its log. RESOURCE_EXHAUSTED without RetryInfo
+    # would not: the SDKs of Python and Java send that again and again.
+    Row(CreditExhausted, "credit_exhausted", grpc.StatusCode.FAILED_PRECONDITION, 402, metadata=_of_credit),
+    Row(AccountDisabled, "account_disabled", grpc.StatusCode.PERMISSION_DENIED, 403, metadata=_of_account),
     Row(PermissionDenied, "permission_denied", grpc.StatusCode.PERMISSION_DENIED, 403),
     Row(NotServed, "not_served", grpc.StatusCode.UNIMPLEMENTED, 404),
     Row(MethodNotAllowed, "method_not_allowed", grpc.StatusCode.UNIMPLEMENTED, 405),
     Row(RequestTimedOut, "timed_out", grpc.StatusCode.DEADLINE_EXCEEDED, 408),
     Row(LengthRequired, "length_required", grpc.StatusCode.INVALID_ARGUMENT, 411),
+    Row(CreditHeld, "credit_exhausted", grpc.StatusCode.UNAVAILABLE, 503, metadata=_of_credit),
     Row(Overloaded, "", grpc.StatusCode.UNAVAILABLE, 503),
 )
-#: Every `reason` that a table row names; Overloaded adds its own ("memory", "shutdown", "starting", "internal").
-REASONS: Final = tuple(row.reason for row in TABLE if row.reason)
+#: Every `reason` that a table row names; Overloaded adds its own ("memory", "account_spans", "ledger_unavailable", "shutdown", ...).
+REASONS: Final = tuple(dict.fromkeys(row.reason for row in TABLE if row.reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +145,27 @@ class Refusal:
         """The value of HTTP's `Retry-After`: whole seconds, at least 1, since fractions are not in its grammar (RFC 9110 10.2.3)."""
         return None if self.retry_after_seconds is None else str(max(1, math.ceil(self.retry_after_seconds)))
 
+    @property
+    def reason_phrase(self) -> str:
+        """The message for HTTP's status line: visible ASCII, at most MAX_REASON_PHRASE characters.
+
+        The OTLP/HTTP exporters of the Python and JavaScript SDKs log this phrase and nothing of the body, so without it their users read
+        "Payment Required" and not where to pay.
+        """
+        return "".join(map(_visible, self.message[:MAX_REASON_PHRASE]))
+
     def body(self, encoding: Encoding) -> bytes:
         """The `google.rpc.Status` that every 4xx and 5xx carries, in the request's own encoding (OTLP spec)."""
         if encoding is Encoding.JSON:
             return json_format.MessageToJson(self.status, indent=None).encode()
         return bytes(self.status.SerializeToString())
+
+
+def reason_of(error: Exception) -> str:
+    """The stable word for an error, as the answer to its request and the `reason` label have it."""
+    if isinstance(error, Overloaded):
+        return error.reason
+    return next((row.reason for row in TABLE if isinstance(error, row.error)), "internal")
 
 
 class Refusals:
@@ -159,7 +197,8 @@ class Refusals:
             reason = error.reason
             delay = max(0.0, error.retry_after_seconds) * self._rng.uniform(1 - JITTER, 1 + JITTER)
         message = cut(str(error))
-        details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason.upper(), domain=DOMAIN), *row.details(error)]
+        info = error_details_pb2.ErrorInfo(reason=reason.upper(), domain=DOMAIN, metadata=row.metadata(error))
+        details: list[Message] = [info, *row.details(error)]
         if delay is not None:
             details.append(_retry_info(delay))
         status = status_pb2.Status(code=row.code.value[0], message=message, details=[_packed(detail) for detail in details])
@@ -172,6 +211,11 @@ class Refusals:
         return self._rows[kind]
 
 
+def _visible(character: str) -> str:
+    """What may stand in a reason phrase and is read everywhere (RFC 9112 4, without obs-text)."""
+    return character if " " <= character <= "~" else "?"
+
+
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     nanos = round(seconds * 1e9)
     return error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=nanos // 10**9, nanos=nanos % 10**9))
@@ -179,5 +223,5 @@ def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
 
 def _packed(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
-    packed.Pack(detail)
+    packed.Pack(detail, deterministic=True)  # an ErrorInfo holds a map
     return packed

@@ -1,4 +1,4 @@
-"""Charges as rows of their table, and what else a close leaves in the books for good."""
+"""Charges as rows of their table, there and back."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import apsw
 
 from receiver.core.attribution import Charge
 from receiver.core.calls.call import Doubt
-from receiver.core.journal import Close
 from receiver.core.prices.priced import Basis, Quote
 from receiver.core.usage.reading import Tokens
+from receiver.store.insert import Insert
 
 _I63: Final = (1 << 63) - 1
 _SPAN_ID_BYTES: Final = 8
@@ -29,40 +29,40 @@ _AFTER_QUOTE: Final = ("cache_mode", "cache_evidence", "outcome", "doubts")
 #: In the order of the fields of a Charge, the nested ones in their place.
 COLUMNS: Final = (*_BEFORE_TOKENS, *Tokens._fields, *_QUOTE_COLUMNS, *_AFTER_QUOTE, *_DIMENSION_COLUMNS)
 
-_INSERT: Final = (
-    f"INSERT INTO charges (close_seq, closed_unix_nano, recount, {', '.join(COLUMNS)}) VALUES ({', '.join('?' * (3 + len(COLUMNS)))})"  # noqa: S608 -- names of our own
-    " ON CONFLICT (account, trace_id, span_id, recount) DO NOTHING"
+#: Charges as `flat` makes them. One that is there already changes nothing: see `write_recounts`.
+INSERT: Final = Insert(
+    f"charges (close_seq, closed_unix_nano, recount, {', '.join(COLUMNS)})",
+    columns=3 + len(COLUMNS),
+    behind=" ON CONFLICT (account, trace_id, span_id, recount) DO NOTHING",
 )
 _RECOUNT: Final = "SELECT max(recount) + 1 FROM charges WHERE account = ? AND trace_id = ? AND span_id = ?"
 
 
-def write(connection: apsw.Connection, close: Close, *, seq: int, unix_nano: int) -> int:
-    """The charges, missing calls and cumulative values of a close; returns how many of its calls had been charged before.
+def flat(charge: Charge, *, seq: int, unix_nano: int, recount: int = 0) -> tuple[Any, ...]:
+    """The columns of a charge. SQLite's integers have 63 bits, a client's moments 64."""
+    (
+        account, trace_id, span_id, merged, start, scope, scope_version, service, operation, tokens, quote,
+        cache_mode, cache_evidence, outcome, doubts, *dimensions,
+    ) = charge  # fmt: skip
+    basis, cost, source, version, model, provider, reason, savings, premium, at_receive_time, price_doubts, incomplete = quote
+    return (
+        seq, unix_nano, recount,
+        account, trace_id, span_id, b"".join(merged) if merged else b"", min(start, _I63),
+        scope, scope_version, service, operation,
+        *tokens,
+        basis._value_, cost, source, version, model, provider, reason, savings, premium, at_receive_time,
+        " ".join(sorted(price_doubts)) if price_doubts else "", incomplete,
+        cache_mode, cache_evidence, outcome, " ".join(doubts) if doubts else "",
+        *dimensions,
+    )  # fmt: skip
 
-    That happens to spans that were sent again after the horizon: nothing else remembers them, so they count again, here as in the
-    metrics, and are marked.
+
+def write_recounts(connection: apsw.Connection, charges: Sequence[Charge], *, seq: int, unix_nano: int) -> int:
+    """Of the charges of close `seq`, write those again that `INSERT` has left out; returns how many.
+
+    They had been charged before: their spans were sent again after the horizon. Nothing else remembers them, so they count again,
+    here as in the metrics, and are marked.
     """
-    recounted = 0
-    if close.charges:
-        before = connection.total_changes()
-        connection.executemany(_INSERT, [(seq, unix_nano, 0, *_flat(charge)) for charge in close.charges])
-        if connection.total_changes() - before != len(close.charges):
-            recounted = _write_recounts(connection, close.charges, seq=seq, unix_nano=unix_nano)
-    for lack in close.missing:
-        connection.execute(
-            "INSERT INTO missing (close_seq, account, trace_id, span_id, start_unix_nano, model, reason) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (seq, lack.account, lack.trace_id, lack.span_id, min(lack.start_unix_nano, _I63), lack.model, lack.reason),
-        )
-    for key, numbers in close.cumulative.items():
-        connection.execute(
-            "INSERT INTO cumulative VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-            " numbers = excluded.numbers, updated_unix_nano = excluded.updated_unix_nano",
-            (json.dumps(key), json.dumps(numbers), unix_nano),
-        )
-    return recounted
-
-
-def _write_recounts(connection: apsw.Connection, charges: Sequence[Charge], *, seq: int, unix_nano: int) -> int:
     recounted = 0
     for charge in charges:
         key = (charge.account, charge.trace_id, charge.span_id)
@@ -70,7 +70,8 @@ def _write_recounts(connection: apsw.Connection, charges: Sequence[Charge], *, s
             "SELECT count(*) FROM charges WHERE account = ? AND trace_id = ? AND span_id = ? AND close_seq = ?", (*key, seq)
         ).get
         if not mine:
-            connection.execute(_INSERT, (seq, unix_nano, connection.execute(_RECOUNT, key).get, *_flat(charge)))
+            recount = connection.execute(_RECOUNT, key).get
+            INSERT.run(connection, flat(charge, seq=seq, unix_nano=unix_nano, recount=recount))
             recounted += 1
     return recounted
 
@@ -92,25 +93,8 @@ def cumulative(connection: apsw.Connection, key: tuple[str, ...]) -> tuple[int, 
     return None if found is None else tuple(json.loads(found))
 
 
-def _flat(charge: Charge) -> tuple[Any, ...]:
-    """The columns of a charge. SQLite's integers have 63 bits, a client's moments 64."""
-    (
-        account, trace_id, span_id, merged, start, scope, scope_version, service, operation, tokens, quote,
-        cache_mode, cache_evidence, outcome, doubts, *dimensions,
-    ) = charge  # fmt: skip
-    basis, cost, source, version, model, provider, reason, savings, premium, at_receive_time, price_doubts, incomplete = quote
-    return (
-        account, trace_id, span_id, b"".join(merged), min(start, _I63), scope, scope_version, service, operation,
-        *tokens,
-        basis.value, cost, source, version, model, provider, reason, savings, premium, at_receive_time,
-        " ".join(sorted(price_doubts)) if price_doubts else "", incomplete,
-        cache_mode, cache_evidence, outcome, " ".join(doubts),
-        *dimensions,
-    )  # fmt: skip
-
-
 def _charge(values: Sequence[Any]) -> Charge:
-    """`_flat` undone."""
+    """`flat` undone, but for the first three."""
     row = dict(zip(COLUMNS, values, strict=True))
     merged = row.pop("merged_span_ids")
     tokens = Tokens(**{name: row.pop(name) for name in Tokens._fields})

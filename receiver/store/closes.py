@@ -31,18 +31,22 @@ class CloseRow(NamedTuple):
 
 def body(close: Close) -> bytes:
     """The body of a close row."""
-    row = wire.Closed(
-        trace_ids=b"".join([key.trace_id for key, _ in close.traces]),
-        generations=[generation for _, generation in close.traces],
-        spans=close.spans,
-        triggers=close.triggers,
-    )
+    row = wire.Closed()  # field by field: keyword arguments cost three times as much, and this runs for every trace
+    row.trace_ids = b"".join([key.trace_id for key, _ in close.traces])
+    row.generations.extend([generation for _, generation in close.traces])
+    row.spans.extend(close.spans)
+    row.triggers.extend(close.triggers)
     if close.charges:
-        places = {key.trace_id: place for place, (key, _) in enumerate(close.traces)}
         row.charged_span_ids = b"".join([charge.span_id for charge in close.charges])
-        row.charged_traces.extend([places[charge.trace_id] for charge in close.charges])
+        if len(close.traces) == 1:
+            row.charged_traces.extend([0] * len(close.charges))
+        else:
+            places = {key.trace_id: place for place, (key, _) in enumerate(close.traces)}
+            row.charged_traces.extend([places[charge.trace_id] for charge in close.charges])
     for (name, labels), amount in close.counters.items():
-        row.counters.add(name=name, labels=labels, amount=amount)
+        counter = row.counters.add()
+        counter.name, counter.amount = name, amount
+        counter.labels.extend(labels)
     for lack in close.missing:
         row.missing.add(
             trace_id=lack.trace_id, span_id=lack.span_id, reason=lack.reason, model=lack.model, start_unix_nano=lack.start_unix_nano

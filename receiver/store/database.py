@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ import apsw
 from receiver.core.journal import StoreBroken, StoreFull
 from receiver.errors import ReceiverError
 from receiver.store.migrations import migrate
+from receiver.store.restored import begin_after_restore
+
+log = logging.getLogger(__name__)
 
 #: A commit waits this long for another process that writes (somebody's `sqlite3` shell); nobody should.
 BUSY_MILLISECONDS: Final = 5_000
@@ -62,6 +66,8 @@ def prepare(path: Path, *, unix_nano: int, vfs: str | None = None) -> apsw.Conne
             found = connection.execute("PRAGMA quick_check(1)").get
             if found != "ok":
                 raise DatabaseDamaged(path, str(found))
+        if begin_after_restore(connection):
+            log.warning("this is a restored backup: counters begin anew at 0; charges and credit go on from where it was taken")
         connection.execute("INSERT INTO marks VALUES ('running', 1) ON CONFLICT (name) DO UPDATE SET value = 1")
     except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:  # SQLError: a table that should be there is not
         raise DatabaseDamaged(path, str(error)) from error
@@ -76,6 +82,8 @@ def translated(error: BaseException) -> StoreFull | StoreBroken | None:
         return error
     if isinstance(error, apsw.FullError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return StoreFull()
+    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+        return StoreFull()  # the index of the log could not grow, which is asked for before anything is written
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreFull("another program holds the receiver's database, so nothing of this was stored: send again in a moment")
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):

@@ -33,10 +33,13 @@ from receiver.core.journal import (
     Series,
     StoreBroken,
     StoreFull,
+    Unstorable,
 )
 from receiver.core.span import Span
 from receiver.core.window.group import TraceKey
+from receiver.errors import Overloaded
 from receiver.store import charges, closes
+from receiver.store.batch import Batch
 from receiver.store.database import DatabaseDamaged, connect, honest, prepare
 from receiver.store.index import RowIndex
 from receiver.store.records import Decoder, Encoder, Malformed, trace_ids_of
@@ -52,7 +55,6 @@ DELETED_ROWS: Final = 1_024
 #: Rows that are read in one go during a replay.
 READ_ROWS: Final = 256
 
-_INSERT: Final = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)"
 _ROWS: Final = "SELECT seq, kind, received_unix_nano, account, crc, body FROM journal WHERE seq > ? ORDER BY seq"
 
 
@@ -66,6 +68,7 @@ class SqliteJournal:
         clock: Clock,
         durable: bool = True,
         posting: Posting | None = None,
+        lost: Callable[[Accepted], None] = lambda _: None,
         broke: Callable[[StoreBroken], None] = lambda _: None,
         vfs: str | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class SqliteJournal:
             clock: for the moments of close rows.
             durable: whether `accept` and `close` wait for the disk.
             posting: writes the debits of each transaction's accept rows into the same transaction (`AcceptRow.accepted`).
+            lost: told of each row that was answered in memory mode and could not be written: its debit will never be.
             broke: told once when the disk has failed: the process must end.
             vfs: SQLite's name of another file system, for tests that make it fail.
 
@@ -85,6 +89,7 @@ class SqliteJournal:
 
         """
         self._path = path
+        self._log = path.with_name(path.name + "-wal")
         self._clock = clock
         self._durable = durable
         self._loop = asyncio.get_running_loop()
@@ -105,6 +110,7 @@ class SqliteJournal:
         self._dead: list[int] = []  #: rows above the low-water mark that nobody needs
         self._deleted_to = first - 1  #: every row up to this one was deleted, or asked to be
         self._saved: dict[tuple[str, tuple[tuple[str, str], ...]], Series] = {}  #: series as the last snapshot has them
+        self._lost = lost
         self._observers: list[Observer] = []
         self._writer = Writer(connection, self._loop, posting=posting, patient=not durable, broke=broke)
 
@@ -273,6 +279,11 @@ class SqliteJournal:
         return self._writer
 
     @property
+    def bytes(self) -> int:
+        """What the database and its log take on the disk."""
+        return sum([file.stat().st_size for file in (self._path, self._log) if file.exists()])
+
+    @property
     def unreleased_rows(self) -> int:
         """Rows from the first one that is still needed: an upper bound of what a replay reads."""
         return max(0, self._seq + 1 - self._index.low_water)
@@ -290,6 +301,7 @@ class SqliteJournal:
             self._index.undo(row.accepted.account, row.trace_ids, row.seq)
         else:
             log.error("rows that were acknowledged in memory mode are lost", extra={"spans": row.accepted.spans})
+            self._lost(row.accepted)
 
     def closed(self, rows: Sequence[tuple[Closed, Close]]) -> None:
         self._drop_values(rows)
@@ -421,10 +433,10 @@ class AcceptRow:
     def seq(self) -> int:
         return self.accepted.seq
 
-    def write(self, connection: apsw.Connection) -> None:
+    def write(self, batch: Batch) -> None:
         taken = self.acceptance
         body = self._journal.encoder.body(taken.spans, transport=taken.transport, begins=self._begins)
-        connection.execute(_INSERT, (self.seq, ACCEPTED, taken.received_unix_nano, taken.account, zlib.crc32(body), body))
+        batch.row((self.seq, ACCEPTED, taken.received_unix_nano, taken.account, zlib.crc32(body), body))
 
     def stands(self) -> None:
         self._journal.accepted(self)
@@ -451,12 +463,15 @@ class CloseRows:
         self._recounted = 0
         self.weight = sum(1 + len(close.charges) for _, close in rows)
 
-    def write(self, connection: apsw.Connection) -> None:
+    def write(self, batch: Batch) -> None:
         self._recounted = 0
         for closed, close in self._rows:
             body = closes.body(close)
-            connection.execute(_INSERT, (closed.seq, CLOSED, closed.unix_nano, close.account, zlib.crc32(body), body))
-            self._recounted += charges.write(connection, close, seq=closed.seq, unix_nano=closed.unix_nano)
+            batch.row((closed.seq, CLOSED, closed.unix_nano, close.account, zlib.crc32(body), body))
+            batch.close(closed.seq, closed.unix_nano, close, self._recount)
+
+    def _recount(self, calls: int) -> None:
+        self._recounted += calls
 
     def stands(self) -> None:
         if self._recounted:
@@ -471,4 +486,7 @@ class CloseRows:
     def failed(self, error: Exception) -> None:
         self._journal.not_closed(self._rows)
         if not self._future.done():
+            if not isinstance(error, Overloaded):
+                error, cause = Unstorable(f"{type(error).__name__}: {error}"), error
+                error.__cause__ = cause
             self._future.set_exception(error)

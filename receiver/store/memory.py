@@ -55,7 +55,7 @@ class MemoryJournal:
         self._seq += 1
         if self._observers:
             spans = len(acceptance.spans)
-            self._tell(Accepted(self._seq, acceptance.received_unix_nano, account, acceptance.transport, spans))
+            self._tell(Accepted(self._seq, acceptance.received_unix_nano, account, acceptance.transport, spans, acceptance.debit_msat))
         return self._seq
 
     def settle(self, close: Close) -> None:

@@ -16,7 +16,7 @@ import apsw
 from receiver.errors import ReceiverError
 
 APPLICATION_ID: Final = 0x53504E54  #: "SPNT": what `file` and a careful reader see in the header of the database
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class ForeignDatabase(ReceiverError):
@@ -32,8 +32,126 @@ class Migration:
     script: str
 
 
+#: Version 2: credit, top-ups, accounts and their keys. `schema.sql` gives the reasons.
+_CREDIT: Final = """
+CREATE TABLE transfers (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE CHECK (id <> ''),
+    debit_account TEXT NOT NULL CHECK (instr(debit_account, ':') > 1),
+    credit_account TEXT NOT NULL CHECK (instr(credit_account, ':') > 1),
+    amount_msat INTEGER NOT NULL CHECK (amount_msat BETWEEN 1 AND 2100000000000000000),
+    code TEXT NOT NULL CHECK (code IN ('usage', 'topup', 'adjust')),
+    cause TEXT NOT NULL,
+    unix_nano INTEGER NOT NULL,
+    CHECK (debit_account <> credit_account),
+    CHECK ((code = 'usage') = (credit_account = 'usage:'))
+) STRICT;
+CREATE TRIGGER transfers_stay BEFORE DELETE ON transfers BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+CREATE TRIGGER transfers_do_not_change BEFORE UPDATE ON transfers BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+CREATE INDEX transfers_by_debit ON transfers (debit_account, unix_nano, amount_msat);
+CREATE INDEX transfers_by_credit ON transfers (credit_account, unix_nano, amount_msat) WHERE code <> 'usage';
+CREATE TABLE totals (
+    ledger_account TEXT PRIMARY KEY,
+    debits_msat INTEGER NOT NULL CHECK (debits_msat >= 0),
+    credits_msat INTEGER NOT NULL CHECK (credits_msat >= 0)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE topups (
+    payment_hash BLOB PRIMARY KEY CHECK (length(payment_hash) = 32),
+    account TEXT NOT NULL CHECK (account <> ''),
+    bolt11 TEXT NOT NULL CHECK (bolt11 <> ''),
+    amount_msat INTEGER NOT NULL CHECK (amount_msat > 0),
+    network TEXT NOT NULL CHECK (network <> ''),
+    payee TEXT NOT NULL CHECK (payee <> ''),
+    created_unix_nano INTEGER NOT NULL,
+    expires_unix_nano INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'canceled', 'expired')),
+    received_msat INTEGER CHECK (received_msat > 0),
+    settled_unix_nano INTEGER,
+    preimage BLOB CHECK (length(preimage) = 32),
+    CHECK ((state = 'settled') = (received_msat IS NOT NULL)),
+    CHECK ((state = 'settled') = (settled_unix_nano IS NOT NULL)),
+    CHECK ((state = 'settled') = (preimage IS NOT NULL))
+) STRICT;
+CREATE TRIGGER settled_stays BEFORE UPDATE ON topups WHEN OLD.state = 'settled' BEGIN SELECT RAISE(ABORT, 'settled is final'); END;
+CREATE INDEX topups_of_account ON topups (account, created_unix_nano);
+CREATE INDEX topups_unsettled ON topups (expires_unix_nano) WHERE state <> 'settled';
+CREATE TABLE cursors (
+    node TEXT PRIMARY KEY CHECK (node <> ''),
+    cursor TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE shelf (
+    name TEXT PRIMARY KEY CHECK (name <> ''),
+    text TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE accounts (
+    name TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 128),
+    created_unix_nano INTEGER NOT NULL,
+    enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
+    note TEXT NOT NULL,
+    enforce INTEGER CHECK (enforce IN (0, 1)),
+    price_per_span_msat INTEGER CHECK (price_per_span_msat >= 0),
+    credit_limit_msat INTEGER CHECK (credit_limit_msat >= 0),
+    on_exhausted TEXT CHECK (on_exhausted IN ('drop', 'hold', 'accept')),
+    max_debt_msat INTEGER CHECK (max_debt_msat >= 0),
+    max_in_flight INTEGER CHECK (max_in_flight >= 0),
+    max_open_spans INTEGER CHECK (max_open_spans >= 0),
+    max_series INTEGER CHECK (max_series >= 0)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE keys (
+    sha256 BLOB PRIMARY KEY CHECK (length(sha256) = 32),
+    account TEXT NOT NULL CHECK (account <> ''),
+    hint TEXT NOT NULL CHECK (length(hint) <= 16),
+    created_unix_nano INTEGER NOT NULL,
+    expires_unix_nano INTEGER
+) STRICT, WITHOUT ROWID;
+"""
+
+#: Version 2 as well: reports by a call's moment, daily sums in place of old charges, who was forgotten.
+_PRIVACY: Final = """
+DROP INDEX charges_by_start;
+CREATE INDEX charges_by_moment ON charges (iif(at_receive_time, closed_unix_nano, start_unix_nano));
+CREATE TABLE daily (
+    id INTEGER PRIMARY KEY,
+    day INTEGER NOT NULL CHECK (day >= 0),
+    account TEXT NOT NULL CHECK (account <> ''),
+    model TEXT, provider TEXT, agent TEXT, workflow TEXT, task TEXT, feature TEXT, route TEXT,
+    tenant TEXT, prompt_version TEXT, tool TEXT,
+    unpriced_reason TEXT,
+    doubts TEXT NOT NULL,
+    calls INTEGER NOT NULL CHECK (calls > 0),
+    cost_usd INTEGER NOT NULL CHECK (cost_usd >= 0),
+    cost_rest_pusd INTEGER NOT NULL CHECK (cost_rest_pusd BETWEEN 0 AND 999999999999),
+    savings_usd INTEGER NOT NULL,
+    savings_rest_pusd INTEGER NOT NULL CHECK (savings_rest_pusd BETWEEN 0 AND 999999999999),
+    premium_usd INTEGER NOT NULL,
+    premium_rest_pusd INTEGER NOT NULL CHECK (premium_rest_pusd BETWEEN 0 AND 999999999999),
+    uncached INTEGER NOT NULL, cache_read INTEGER NOT NULL,
+    cache_write_5m INTEGER NOT NULL, cache_write_1h INTEGER NOT NULL, cache_write_unknown INTEGER NOT NULL,
+    output_total INTEGER NOT NULL, reasoning INTEGER NOT NULL,
+    CHECK (unpriced_reason IS NULL OR (cost_usd = 0 AND cost_rest_pusd = 0))
+) STRICT;
+CREATE UNIQUE INDEX daily_by_key ON daily (
+    day, account, ifnull(model, x''), ifnull(provider, x''), ifnull(agent, x''), ifnull(workflow, x''), ifnull(task, x''),
+    ifnull(feature, x''), ifnull(route, x''), ifnull(tenant, x''), ifnull(prompt_version, x''), ifnull(tool, x''),
+    ifnull(unpriced_reason, x''), doubts
+);
+CREATE TABLE daily_missing (
+    day INTEGER NOT NULL CHECK (day >= 0),
+    account TEXT NOT NULL CHECK (account <> ''),
+    reason TEXT NOT NULL CHECK (reason <> ''),
+    spans INTEGER NOT NULL CHECK (spans > 0),
+    PRIMARY KEY (day, account, reason)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE forgotten (
+    account TEXT NOT NULL,
+    user TEXT NOT NULL CHECK (user LIKE 'hash:%'),
+    before_unix_nano INTEGER NOT NULL,
+    PRIMARY KEY (account, user)
+) STRICT, WITHOUT ROWID;
+"""
+
 #: Steps after version 1, in order.
-STEPS: tuple[Migration, ...] = ()
+STEPS: tuple[Migration, ...] = (Migration(2, "credit", _CREDIT + _PRIVACY),)
 
 
 def schema() -> str:

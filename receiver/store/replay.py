@@ -40,14 +40,13 @@ JournalRow = tuple[int, int, int, str, bytes]  #: seq, kind, received_unix_nano,
 class _Life:
     """A trace between the row that begins it and the day it is forgotten."""
 
-    __slots__ = ("bond", "charged", "closed_at", "covered", "first_row", "generation", "ids", "passed", "rooted", "spans")
+    __slots__ = ("bond", "charged", "covered", "first_row", "generation", "ids", "passed", "rooted", "spans")
 
     def __init__(self, first_row: int) -> None:
         self.first_row = first_row
         self.spans = 0  #: accepted
         self.covered = 0  #: of them, released
         self.passed = 0  #: of them, met in the second pass
-        self.closed_at = 0  #: row of its last close
         self.generation = 0
         self.rooted = False
         self.charged = bytearray()  #: 8 bytes each
@@ -65,6 +64,7 @@ class Replay:
         self._rows = rows
         self._total = total
         self._lives: dict[TraceKey, _Life] = {}
+        self._closed: dict[TraceKey, None] = {}  #: in the order of their last close: to sort 200,000 at the end would take 0.2 s at once
 
     def steps(self) -> Iterator[Replayed]:
         """See `core.journal.Replayed`."""
@@ -89,18 +89,19 @@ class Replay:
                     key = TraceKey(account, trace_id)
                     if begin:
                         lives[key] = _Life(seq)
+                        self._closed.pop(key, None)
                     life = lives.get(key)
                     if life is not None:
                         life.spans += count
                 work += len(trace_ids)
             else:
-                self._close(seq, account, body)
+                self._close(account, body)
             work += 8  # a row costs what eight traces in it cost
             if work >= SLICE:
                 work = 0
                 yield Progress(done // 2, self._total)
 
-    def _close(self, seq: int, account: str, body: bytes) -> None:
+    def _close(self, account: str, body: bytes) -> None:
         found: dict[TraceKey, _Life] = {}
         for trace in closes.read(body, account=account).traces:
             key = TraceKey(account, trace.trace_id)
@@ -112,7 +113,8 @@ class Replay:
             life.charged += b"".join(trace.charged)
             life.generation = trace.generation
             life.rooted = life.rooted or trace.trigger == Trigger.ROOT.value
-            life.closed_at = seq
+            self._closed.pop(key, None)
+            self._closed[key] = None
         if len(found) > 1:
             bond = next((life.bond for life in found.values() if life.bond is not None), {})
             for key, life in found.items():
@@ -157,10 +159,11 @@ class Replay:
                 yield Progress((self._total + done) // 2, self._total)
 
     def _remembered(self) -> Iterator[Replayed]:
-        closed = sorted(((life.closed_at, key) for key, life in self._lives.items() if life.covered), key=lambda pair: pair[0])
         told: set[TraceKey] = set()
-        for number, (_, key) in enumerate(closed):
-            if key in told:
+        for number, key in enumerate(self._closed):
+            if number % SLICE == SLICE - 1:
+                yield Progress(self._total, self._total)
+            if key in told or not self._lives[key].covered:
                 continue
             bond = self._lives[key].bond
             mates = [key] if bond is None else [mate for mate in bond if self._lives[mate].covered and self._lives[mate].bond is bond]
@@ -168,8 +171,6 @@ class Replay:
                 mates.append(key)
             told.update(mates)
             yield [self._one(mate) for mate in mates]
-            if number % SLICE == SLICE - 1:
-                yield Progress(self._total, self._total)
 
     def _one(self, key: TraceKey) -> Remembered:
         life = self._lives[key]

@@ -1,6 +1,6 @@
--- The books, as they are now (version 1). One writer; readers see whole commits.
+-- The books, as they are now (version 2). One writer; readers see whole commits.
 --
--- Moments are nanoseconds since 1970 UTC, money is pico-USD (1e-12 USD): integers throughout. STRICT, so that nothing is stored as
+-- Moments are nanoseconds since 1970 UTC, cost is pico-USD (1e-12 USD), credit is millisatoshi: integers throughout. STRICT, so that nothing is stored as
 -- something else. What is not told is NULL, never '' or 0.
 
 -- Which steps made this schema. `PRAGMA user_version` holds the highest, for a look without a query.
@@ -13,6 +13,8 @@ CREATE TABLE migrations (
 -- Single facts about the whole.
 --   snapshot_seq     the last journal row that is in `series`
 --   running          1 while a process has it open, so 1 at the start says that the last one did not end well
+--   backup           of a copy: when it was made (Unix ns); gone once somebody has started on it
+--   epoch_seq        of a restored copy: the last journal row that the counters leave out; they began anew behind it
 CREATE TABLE marks (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
@@ -76,8 +78,9 @@ CREATE TABLE charges (
     UNIQUE (account, trace_id, span_id, recount)           -- a call is charged once; also the way from a trace to its charges
 ) STRICT;
 
--- Reports ask for a stretch of time. Starts come nearly in order, so this index grows at its end.
-CREATE INDEX charges_by_start ON charges (start_unix_nano);
+-- Reports and roll-ups ask for a stretch of time. A call's moment is its start, as its price; where the start was not believable and the
+-- price is that of the receive time, its close. Moments come nearly in order, so this index grows at its end.
+CREATE INDEX charges_by_moment ON charges (iif(at_receive_time, closed_unix_nano, start_unix_nano));
 
 -- Model calls that could not be counted, and signs that spans were lost before they came: the other half of an honest report.
 CREATE TABLE missing (
@@ -93,6 +96,53 @@ CREATE TABLE missing (
 
 CREATE INDEX missing_by_start ON missing (start_unix_nano);
 
+-- What single charges came to before they were rolled up (`[privacy] keep_charges`): a row for a UTC day, who and what, without user,
+-- session and trace. Amounts are whole USD and the rest in pico-USD, for sums outgrow 64 bits at nine million USD.
+CREATE TABLE daily (
+    id INTEGER PRIMARY KEY,
+    day INTEGER NOT NULL CHECK (day >= 0),                 -- days since 1970, of the charges' moments
+    account TEXT NOT NULL CHECK (account <> ''),
+    model TEXT, provider TEXT, agent TEXT, workflow TEXT, task TEXT, feature TEXT, route TEXT,
+    tenant TEXT, prompt_version TEXT, tool TEXT,
+    unpriced_reason TEXT,                                  -- NULL: all of them have a price, else none has
+    doubts TEXT NOT NULL,                                  -- separated by blanks, the same for all of them
+    calls INTEGER NOT NULL CHECK (calls > 0),
+    cost_usd INTEGER NOT NULL CHECK (cost_usd >= 0),
+    cost_rest_pusd INTEGER NOT NULL CHECK (cost_rest_pusd BETWEEN 0 AND 999999999999),
+    savings_usd INTEGER NOT NULL,                          -- may be negative: a cache read may cost more than input
+    savings_rest_pusd INTEGER NOT NULL CHECK (savings_rest_pusd BETWEEN 0 AND 999999999999),
+    premium_usd INTEGER NOT NULL,
+    premium_rest_pusd INTEGER NOT NULL CHECK (premium_rest_pusd BETWEEN 0 AND 999999999999),
+    uncached INTEGER NOT NULL, cache_read INTEGER NOT NULL,
+    cache_write_5m INTEGER NOT NULL, cache_write_1h INTEGER NOT NULL, cache_write_unknown INTEGER NOT NULL,
+    output_total INTEGER NOT NULL, reasoning INTEGER NOT NULL,
+    CHECK (unpriced_reason IS NULL OR (cost_usd = 0 AND cost_rest_pusd = 0))  -- what has no price has no cost
+) STRICT;
+
+-- One row for each key, so that what comes late is added to it. NULL is a value like others here, and x'' is none that a text can have.
+CREATE UNIQUE INDEX daily_by_key ON daily (
+    day, account, ifnull(model, x''), ifnull(provider, x''), ifnull(agent, x''), ifnull(workflow, x''), ifnull(task, x''),
+    ifnull(feature, x''), ifnull(route, x''), ifnull(tenant, x''), ifnull(prompt_version, x''), ifnull(tool, x''),
+    ifnull(unpriced_reason, x''), doubts
+);
+
+-- The same of `missing`.
+CREATE TABLE daily_missing (
+    day INTEGER NOT NULL CHECK (day >= 0),
+    account TEXT NOT NULL CHECK (account <> ''),
+    reason TEXT NOT NULL CHECK (reason <> ''),
+    spans INTEGER NOT NULL CHECK (spans > 0),
+    PRIMARY KEY (day, account, reason)
+) STRICT, WITHOUT ROWID;
+
+-- Users who were forgotten, for as long as spans of theirs may still be open: their calls that are closed later name nobody.
+CREATE TABLE forgotten (
+    account TEXT NOT NULL,                                 -- '' for all
+    user TEXT NOT NULL CHECK (user LIKE 'hash:%'),         -- the keyed hash: the name is what must not be kept
+    before_unix_nano INTEGER NOT NULL,                     -- calls that began before
+    PRIMARY KEY (account, user)
+) STRICT, WITHOUT ROWID;
+
 -- Last values of sources whose counts go on growing, written in the transaction of the close that read them.
 CREATE TABLE cumulative (
     key TEXT PRIMARY KEY,                                  -- a JSON array of texts
@@ -107,4 +157,97 @@ CREATE TABLE series (
     numbers TEXT NOT NULL,                                 -- a JSON array of integers: pico-USD outgrow 64 bits at nine million USD
     created_unix_nano INTEGER NOT NULL,                    -- OpenMetrics' created timestamp: it must not move, or everything counts again
     PRIMARY KEY (family, labels)
+) STRICT, WITHOUT ROWID;
+
+-- Credit: money that moved from one ledger account to another, once. A ledger account is spelled kind:name (core.ledger.LedgerAccount).
+CREATE TABLE transfers (
+    number INTEGER PRIMARY KEY,                            -- in the order in which they were made
+    id TEXT NOT NULL UNIQUE CHECK (id <> ''),              -- derived from the cause, so the same cause told twice is the same transfer
+    debit_account TEXT NOT NULL CHECK (instr(debit_account, ':') > 1),
+    credit_account TEXT NOT NULL CHECK (instr(credit_account, ':') > 1),
+    amount_msat INTEGER NOT NULL CHECK (amount_msat BETWEEN 1 AND 2100000000000000000),  -- all bitcoin there will be
+    code TEXT NOT NULL CHECK (code IN ('usage', 'topup', 'adjust')),
+    cause TEXT NOT NULL,                                   -- for people
+    unix_nano INTEGER NOT NULL,
+    CHECK (debit_account <> credit_account),               -- or nothing would have moved
+    CHECK ((code = 'usage') = (credit_account = 'usage:')) -- what spans cost goes to one place, and nothing else goes there
+) STRICT;
+
+-- The books are corrected by another transfer, never by a change of one.
+CREATE TRIGGER transfers_stay BEFORE DELETE ON transfers BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+CREATE TRIGGER transfers_do_not_change BEFORE UPDATE ON transfers BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+
+-- Statements ask for an account and a stretch of time, audits for sums: both are answered from these alone. Times come nearly in order.
+-- On the credit side usage is left out: it is most of the rows, and all of it is of one ledger account that has no statement.
+CREATE INDEX transfers_by_debit ON transfers (debit_account, unix_nano, amount_msat);
+CREATE INDEX transfers_by_credit ON transfers (credit_account, unix_nano, amount_msat) WHERE code <> 'usage';
+
+-- What the transfers add up to, kept in their transaction: a start must not read millions of them. An audit derives them anew.
+CREATE TABLE totals (
+    ledger_account TEXT PRIMARY KEY,
+    debits_msat INTEGER NOT NULL CHECK (debits_msat >= 0),
+    credits_msat INTEGER NOT NULL CHECK (credits_msat >= 0)
+) STRICT, WITHOUT ROWID;
+
+-- Invoices that we asked a node for. A settled one is a receipt: SHA-256 of its preimage is its payment hash.
+CREATE TABLE topups (
+    payment_hash BLOB PRIMARY KEY CHECK (length(payment_hash) = 32),
+    account TEXT NOT NULL CHECK (account <> ''),           -- who is credited
+    bolt11 TEXT NOT NULL CHECK (bolt11 <> ''),
+    amount_msat INTEGER NOT NULL CHECK (amount_msat > 0),  -- asked for; what is credited is what was received
+    network TEXT NOT NULL CHECK (network <> ''),           -- play money is not money
+    payee TEXT NOT NULL CHECK (payee <> ''),               -- a hash that another node does not know is not unpaid
+    created_unix_nano INTEGER NOT NULL,
+    expires_unix_nano INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'canceled', 'expired')),
+    received_msat INTEGER CHECK (received_msat > 0),
+    settled_unix_nano INTEGER,
+    preimage BLOB CHECK (length(preimage) = 32),
+    CHECK ((state = 'settled') = (received_msat IS NOT NULL)),  -- settled is said with its amount, its moment and its proof,
+    CHECK ((state = 'settled') = (settled_unix_nano IS NOT NULL)),  -- and nothing else has them
+    CHECK ((state = 'settled') = (preimage IS NOT NULL))
+) STRICT;
+
+-- Settled is final.
+CREATE TRIGGER settled_stays BEFORE UPDATE ON topups WHEN OLD.state = 'settled' BEGIN SELECT RAISE(ABORT, 'settled is final'); END;
+
+CREATE INDEX topups_of_account ON topups (account, created_unix_nano);
+-- What a reconciliation looks up: few, however many receipts there are.
+CREATE INDEX topups_unsettled ON topups (expires_unix_nano) WHERE state <> 'settled';
+
+-- Where the stream of a node's settlements was left. A hint: losing it costs lookups, not money.
+CREATE TABLE cursors (
+    node TEXT PRIMARY KEY CHECK (node <> ''),              -- its public key: a cursor means nothing to another node
+    cursor TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The dev wallet's key and invoices. It is play money, so they may lie here.
+CREATE TABLE shelf (
+    name TEXT PRIMARY KEY CHECK (name <> ''),
+    text TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What the operator decided for each account; NULL is as the configuration says for everyone. None is ever removed, for its books stay.
+CREATE TABLE accounts (
+    name TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 128),
+    created_unix_nano INTEGER NOT NULL,
+    enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
+    note TEXT NOT NULL,
+    enforce INTEGER CHECK (enforce IN (0, 1)),
+    price_per_span_msat INTEGER CHECK (price_per_span_msat >= 0),
+    credit_limit_msat INTEGER CHECK (credit_limit_msat >= 0),
+    on_exhausted TEXT CHECK (on_exhausted IN ('drop', 'hold', 'accept')),
+    max_debt_msat INTEGER CHECK (max_debt_msat >= 0),
+    max_in_flight INTEGER CHECK (max_in_flight >= 0),
+    max_open_spans INTEGER CHECK (max_open_spans >= 0),
+    max_series INTEGER CHECK (max_series >= 0)
+) STRICT, WITHOUT ROWID;
+
+-- Keys, by their digest alone: who reads this table can use none of them.
+CREATE TABLE keys (
+    sha256 BLOB PRIMARY KEY CHECK (length(sha256) = 32),
+    account TEXT NOT NULL CHECK (account <> ''),           -- not a foreign key: an account may be of the configuration, without a row
+    hint TEXT NOT NULL CHECK (length(hint) <= 16),         -- enough to tell keys apart, never a key
+    created_unix_nano INTEGER NOT NULL,
+    expires_unix_nano INTEGER                              -- from then on it opens nothing; NULL: for good
 ) STRICT, WITHOUT ROWID;

@@ -25,6 +25,7 @@ import apsw
 
 from receiver.core.journal import Accepted, StoreBroken, StoreFull
 from receiver.store import faults
+from receiver.store.batch import Batch
 from receiver.store.database import translated
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Job(Protocol):
     def accepted(self) -> Accepted | None:
         """What it debits, when it is an accept row."""
 
-    def write(self, connection: apsw.Connection) -> None:
+    def write(self, batch: Batch) -> None:
         """On the writer's thread, inside the transaction. May run more than once, after a rollback."""
 
     def stands(self) -> None:
@@ -69,8 +70,9 @@ class Call:
         self._future = future
         self._result: Any = None
 
-    def write(self, connection: apsw.Connection) -> None:
-        self._result = self._work(connection)
+    def write(self, batch: Batch) -> None:
+        batch.flush()
+        self._result = self._work(batch.connection)
 
     def stands(self) -> None:
         if not self._future.done():
@@ -119,6 +121,7 @@ class Writer:
         self.broken: StoreBroken | None = None  #: set once, by the thread
         self.commits = 0
         self.commit_seconds = 0.0  #: of the last one, its work included
+        self.on_commit: Callable[[float], None] = lambda _: None  #: told on the loop how long each took, in seconds
         connection.set_wal_hook(self._wal_grew)  # takes the place of SQLite's own checkpoints, which would run before we may answer
         self._thread = threading.Thread(target=self._run, name="spantoll-writer", daemon=True)
         self._thread.start()
@@ -200,8 +203,10 @@ class Writer:
             if faults.ARMED:
                 faults.strike("before_write")
             connection.execute("BEGIN IMMEDIATE")
+            batch = Batch(connection)
             for job in jobs:
-                job.write(connection)
+                job.write(batch)
+            batch.flush()
             if faults.ARMED:
                 faults.strike("after_write")
             if self._posting is not None and (rows := [job.accepted for job in jobs if job.accepted is not None]):
@@ -253,20 +258,23 @@ class Writer:
                 self._break(known)
 
     def _tell(self, jobs: Sequence[Job], error: Exception | None) -> None:
-        if error is None and faults.ARMED:
-            self._hop(faults.strike, "before_reply")
-        self._hop(_stand if error is None else _fail, jobs, error)
+        if error is None:
+            if faults.ARMED:
+                self._hop(faults.strike, "before_reply")
+            self._hop(self._stood, jobs, self.commit_seconds)
+        else:
+            self._hop(_fail, jobs, error)
+
+    def _stood(self, jobs: Sequence[Job], seconds: float) -> None:
+        for job in jobs:
+            job.stands()
+        self.on_commit(seconds)
 
     def _hop(self, function: Callable[..., object], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             log.warning("the event loop ended before it heard what became of its last commits; the database has them")
-
-
-def _stand(jobs: Sequence[Job], _: None) -> None:
-    for job in jobs:
-        job.stands()
 
 
 def _fail(jobs: Sequence[Job], error: Exception) -> None:

@@ -14,9 +14,7 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDictProxy
 
-from receiver.access.keys import Keys
 from receiver.config import ip_address, is_loopback, parse_endpoint
-from receiver.errors import Unauthenticated
 
 READS: Final = frozenset({"GET", "HEAD"})
 
@@ -28,6 +26,17 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "Server": "spantoll",  # in place of the names and versions of what it is made of
+}
+
+#: On pages for people, in place of what is above: scripts, styles and pictures of our own alone, none of them inside the page, and no
+#: text ever becomes markup (Trusted Types). `blob:` is the QR code, which is fetched with the key.
+PAGE_HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; base-uri 'none';"
+        " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
 
@@ -52,23 +61,33 @@ class Incoming(Protocol):
     def headers(self) -> CIMultiDictProxy[str]: ...
 
 
+class Credentials(Protocol):
+    """Who may come in."""
+
+    def account(self, authorization: str | None, *, changes: bool) -> str:
+        """Who an `Authorization` header names, "" for anyone. Raises Unauthenticated, AccountDisabled.
+
+        `changes`: whether the request is one that changes something, which may ask for more than a look.
+        """
+
+
 class Guard:
     """The checks of one listener."""
 
-    def __init__(self, *, endpoint: str, allowed_hosts: tuple[str, ...] = (), keys: Keys | None = None) -> None:
+    def __init__(self, *, endpoint: str, allowed_hosts: tuple[str, ...] = (), credentials: Credentials) -> None:
         listening = parse_endpoint(endpoint)
         self._hosts = frozenset(name.lower().removesuffix(".") for name in (*allowed_hosts, listening.host))
         self._any_address = not listening.is_loopback
-        self._keys = keys or Keys()
+        self._credentials = credentials
 
-    def check(self, request: Incoming, *, is_open: bool) -> None:
-        """Let the request in, or raise Refused. An `is_open` route asks for no key, everything else is asked of it too."""
+    def check(self, request: Incoming, *, is_open: bool, changes: bool) -> str:
+        """Let the request in, or raise Refused; returns who it is. An `is_open` route asks for no key but all the rest."""
         self._check_host(request)
         self._check_origin(request)
-        if not is_open and self._keys.required:
-            self._check_key(request)
+        account = "" if is_open else self._check_key(request, changes=changes)
         if request.method not in READS:
             self._check_body(request)
+        return account
 
     def _check_host(self, request: Incoming) -> None:
         stated = request.headers.getall("Host", [])
@@ -87,11 +106,9 @@ class Guard:
         if foreign or crossing:
             raise Refused(403, "foreign_origin", "the request comes from a web page of another origin, which may not use this listener")
 
-    def _check_key(self, request: Incoming) -> None:
-        try:
-            self._keys.account(request.headers.get("Authorization"))
-        except Unauthenticated as error:
-            raise Refused(401, "unauthenticated", str(error), headers={"WWW-Authenticate": "Bearer"}) from error
+    def _check_key(self, request: Incoming, *, changes: bool) -> str:
+        """Raises what the credentials raise."""
+        return self._credentials.account(request.headers.get("Authorization"), changes=changes)
 
     def _check_body(self, request: Incoming) -> None:
         headers = request.headers

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from receiver.access.keys import Keys
+from receiver.access.operator_token import OperatorCredentials
 from receiver.config import Operator
-from receiver.web.guard import Guard, Refused
-from receiver.web.server import Route, WebServer, index, json_response, response
+from receiver.web import openapi
+from receiver.web.guard import Guard
+from receiver.web.pages import assets
+from receiver.web.pages import operator as pages
+from receiver.web.server import Refused, Request, Route, WebServer, index, json_response, response
 
 if TYPE_CHECKING:
     import ssl
@@ -40,60 +42,80 @@ class Operations(Protocol):
     def sources(self) -> list[dict[str, Any]]:
         """A row per account, service, scope and version: what it sent and how it was read."""
 
-
-def operator_server(config: Operator, operations: Operations, *, ssl_context: ssl.SSLContext | None = None) -> WebServer:
-    """The listener, ready to be started."""
-    keys = Keys((key.name, key.sha256) for key in config.keys)
-    guard = Guard(endpoint=config.endpoint, allowed_hosts=config.allowed_hosts, keys=keys)
-    return WebServer(endpoint=config.endpoint, routes=operator_routes(operations), guard=guard, ssl_context=ssl_context)
+    async def overview(self) -> dict[str, Any]:
+        """All that the page shows but for the reports (`overview.Overview`). Raises Overloaded where no daemon runs."""
 
 
-def operator_routes(operations: Operations) -> Sequence[Route]:
+def operator_server(
+    config: Operator,
+    operations: Operations,
+    *,
+    token: str = "",
+    more: Sequence[Route] = (),
+    ssl_context: ssl.SSLContext | None = None,
+) -> WebServer:
+    """The listener, ready to be started.
+
+    `token`: the operator's token, which with an `[[operator.key]]` is what opens routes that change something; without either they
+    open to nobody. `more`: routes of the offices (accounts, credit, reports, upkeep).
+    """
+    credentials = OperatorCredentials([(key.name, key.sha256) for key in config.keys], token=token)
+    guard = Guard(endpoint=config.endpoint, allowed_hosts=config.allowed_hosts, credentials=credentials)
+    return WebServer(endpoint=config.endpoint, routes=operator_routes(operations, more), guard=guard, ssl_context=ssl_context)
+
+
+def operator_routes(operations: Operations, more: Sequence[Route] = ()) -> Sequence[Route]:
     """Everything that an operator can ask for."""
 
-    async def metrics(request: web.BaseRequest) -> web.Response:
-        content_type, body = await operations.exposition(request.headers.get("Accept", ""))
+    async def metrics(request: Request) -> web.Response:
+        content_type, body = await operations.exposition(request.header("Accept"))
         return response(body, content_type)
 
-    async def healthy(_request: web.BaseRequest) -> web.Response:
+    async def healthy(_request: Request) -> web.Response:
         return json_response({"status": "healthy"})
 
-    async def ready(_request: web.BaseRequest) -> web.Response:
+    async def ready(_request: Request) -> web.Response:
         is_ready, reason = operations.ready()
         if not is_ready:
             raise Refused(503, "not_ready", reason, headers={"Retry-After": "1"})
         return json_response({"status": "ready"})
 
-    async def release(_request: web.BaseRequest) -> web.Response:
+    async def release(_request: Request) -> web.Response:
         return json_response({"released_traces": await operations.release()})
 
-    async def window(request: web.BaseRequest) -> web.Response:
+    async def window(request: Request) -> web.Response:
         limit = _limit(request)
         return json_response({"limit": limit, "traces": operations.window(limit=limit)})
 
-    async def sources(_request: web.BaseRequest) -> web.Response:
+    async def sources(_request: Request) -> web.Response:
         return json_response({"sources": operations.sources()})
 
-    async def front(_request: web.BaseRequest) -> web.Response:
-        return response(index("Spantoll, the operator's side:", routes), "text/plain; charset=utf-8")
+    async def overview(_request: Request) -> web.Response:
+        return json_response(await operations.overview())
+
+    async def front(request: Request) -> web.Response:
+        if assets.wants_page(request):
+            return pages.front()
+        return response(index("Spantoll, the operator's side:", routes), "text/plain; charset=utf-8", headers={"Vary": "Accept"})
 
     routes = (
-        Route("GET", "/", front, "this list"),
+        Route("GET", "/", front, "this list; in a browser, the page that shows how things are", is_open=True),
+        assets.route(),
         Route("GET", "/metrics", metrics, "Prometheus metrics, also in OpenMetrics"),
         Route("GET", "/-/healthy", healthy, "200 while the process works", is_open=True),
         Route("GET", "/-/ready", ready, "200 while exports are taken, 503 with the reason while not", is_open=True),
         Route("GET", "/-/window", window, "open traces, oldest first, and what they wait for (?limit=)"),
         Route("POST", "/-/release", release, "close every open trace now"),
         Route("GET", "/api/v1/sources", sources, "who sends, how many model calls, and how their usage was read"),
+        Route("GET", "/api/v1/overview", overview, "how things are: what the page shows, but for the reports"),
+        *more,
+        openapi.route(is_open=False),
     )
     return routes
 
 
-def _limit(request: web.BaseRequest) -> int:
-    try:
-        asked = parse_qs(request.raw_path.partition("?")[2], max_num_fields=16).get("limit", [str(WINDOW_ROWS)])[-1]
-    except ValueError:
-        asked = ""
+def _limit(request: Request) -> int:
+    asked = request.query("limit", str(WINDOW_ROWS)) or ""
     if asked.isascii() and asked.isdigit() and len(asked) <= 9 and 1 <= int(asked) <= MAX_WINDOW_ROWS:
         return int(asked)
     raise Refused(400, "bad_limit", f"limit must be a number from 1 to {MAX_WINDOW_ROWS}")

@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from receiver.config import parse_endpoint
-from receiver.errors import Overloaded
+from receiver.errors import AccountDisabled, Conflict, InvalidValue, NotFound, Overloaded, PermissionDenied, ReceiverError, Unauthenticated
+from receiver.lightning.client import NodeRefused, NodeUnavailable, WrongInvoice
+from receiver.lightning.topups import TopUpRefused
 from receiver.otlp.http_connection import Connections
 from receiver.otlp.listen import close_all, open_sockets
+from receiver.store.backup import BackupFailed
 from receiver.web.guard import READS, SECURITY_HEADERS, Guard, Refused
+from receiver.web.request import Request, match
+
+__all__ = ["Refused", "Request", "Route", "WebServer", "index", "json_response", "response"]
 
 if TYPE_CHECKING:
     import ssl
@@ -34,15 +40,34 @@ MAX_CONNECTIONS: Final = 128
 #: Below this a compressed answer is hardly smaller, and above it a scrape is ten times.
 COMPRESS_FROM_BYTES: Final = 4_096
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+Handler = Callable[[Request], Awaitable[web.Response]]
+
+#: How an error that a handler meets reads on the wire: (error, status, stable word). First match wins; what no row names is a fault
+#: of ours. An error that carries a `reason` of its own says that instead of the word.
+ERRORS: Final[tuple[tuple[type[ReceiverError], int, str], ...]] = (
+    (InvalidValue, 400, "invalid_value"),
+    (Unauthenticated, 401, "unauthenticated"),
+    (AccountDisabled, 403, "account_disabled"),
+    (PermissionDenied, 403, "permission_denied"),
+    (NotFound, 404, "not_found"),
+    (Conflict, 409, "conflict"),
+    (BackupFailed, 422, "backup_failed"),
+    (TopUpRefused, 422, "topup_refused"),
+    (NodeRefused, 502, "node_refused"),
+    (WrongInvoice, 502, "wrong_invoice"),
+    (NodeUnavailable, 503, "node_unavailable"),
+    (Overloaded, 503, "overloaded"),
+)
+#: Before a request is tried again that met a node which does not answer: a node that restarts needs about as long.
+NODE_RETRY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """One thing that can be asked for."""
 
-    method: str  #: "GET" (which serves HEAD too) or "POST"
-    path: str
+    method: str  #: "GET" (which serves HEAD too and changes nothing), "POST" or "PATCH"
+    path: str  #: a segment may be `{name}`, which stands for any one segment; one without goes before one with
     handler: Handler
     says: str  #: half a sentence for the index
     is_open: bool = False  #: asks for no key
@@ -57,7 +82,10 @@ class WebServer:
         self.routes = tuple(routes)
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
-            self._by_path.setdefault(route.path, {})[route.method] = route
+            known = self._by_path.setdefault(route.path, {})
+            assert route.method not in known, f"{route.method} {route.path} is there twice"
+            known[route.method] = route
+        self._templates = [path for path in self._by_path if "{" in path]
         self._guard = guard
         self._ssl_context = ssl_context
         self._connections: Connections | None = None
@@ -77,7 +105,7 @@ class WebServer:
             header_timeout=HEADER_TIMEOUT_SECONDS,
             idle_timeout=IDLE_TIMEOUT_SECONDS,
             body_window=HEADER_TIMEOUT_SECONDS,
-            body_rate=0.0,  # no route reads a body
+            body_rate=0.0,  # a body has its own time limit, for the whole of it
         )
         try:
             for each in sockets:
@@ -106,29 +134,57 @@ class WebServer:
             response = await self._answer(request)
         except Refused as refused:
             response = _error(refused)
-        except Overloaded as error:
-            retry = {"Retry-After": str(max(1, round(error.retry_after_seconds)))}
-            response = _error(Refused(503, error.reason, str(error), headers=retry))
         except ConnectionError:
             raise  # the client has left
-        except Exception:
-            log.exception("a request could not be answered", extra={"path": request.path})
-            response = _error(Refused(500, "internal", "the request met a fault in the daemon, which its log describes"))
+        except Exception as error:
+            refused_by = _refusal(error)
+            if refused_by is None:
+                log.exception("a request could not be answered", extra={"path": request.path})
+                refused_by = Refused(500, "internal", "the request met a fault in the daemon, which its log describes")
+            response = _error(refused_by)
         if response.content_length is not None and response.content_length >= COMPRESS_FROM_BYTES:
             response.enable_compression()  # as the client accepts it; above 1 KiB aiohttp does it off the loop
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         path = request.raw_path.partition("?")[0]
-        known = self._by_path.get(path, {})
+        known, values = self._known(path)
         route = known.get("GET" if request.method in READS else request.method)
-        self._guard.check(request, is_open=route is not None and route.is_open)
+        account = self._guard.check(
+            request, is_open=route is not None and route.is_open, changes=route is not None and route.method not in READS
+        )
         if route is not None:
-            return await route.handler(request)
+            return await route.handler(Request(request, values=values, account=account))
         if known:
             allowed = ", ".join(sorted({*known} | ({"HEAD"} if "GET" in known else set())))
             raise Refused(405, "method_not_allowed", f"this path serves {allowed}", headers={"Allow": allowed})
         raise Refused(404, "not_found", "nothing is served at this path; / lists what is")
+
+    def _known(self, path: str) -> tuple[Mapping[str, Route], Mapping[str, str]]:
+        """The routes at a path by method, and what stands in the path where they have names."""
+        if path in self._by_path and "{" not in path:
+            return self._by_path[path], {}
+        for template in self._templates:
+            values = match(template, path)
+            if values is not None:
+                return self._by_path[template], values
+        return {}, {}
+
+
+def _refusal(error: Exception) -> Refused | None:
+    """How the table reads an error, None for a fault of ours."""
+    for kind, status, word in ERRORS:
+        if isinstance(error, kind):
+            headers: dict[str, str] = {}
+            if isinstance(error, Overloaded):
+                headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
+            elif isinstance(error, NodeUnavailable):
+                headers["Retry-After"] = str(round(NODE_RETRY_SECONDS))
+            elif isinstance(error, Unauthenticated):
+                headers["WWW-Authenticate"] = "Bearer"
+            reason = error.reason if isinstance(error, (Overloaded, TopUpRefused)) else word
+            return Refused(status, reason, str(error), headers=headers)
+    return None
 
 
 def json_response(value: Any, *, status: int = 200) -> web.Response:
@@ -143,7 +199,8 @@ def response(body: bytes, content_type: str, *, status: int = 200, headers: Mapp
 
 def index(title: str, routes: Sequence[Route]) -> bytes:
     """What can be asked for, in plain text."""
-    lines = [title, "", *(f"{route.method:<4} {route.path:<18} {route.says}" for route in routes), ""]
+    width = max(len(route.path) for route in routes)
+    lines = [title, "", *(f"{route.method:<5} {route.path:<{width}} {route.says}" for route in routes), ""]
     return "\n".join(lines).encode()
 
 

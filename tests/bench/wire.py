@@ -71,6 +71,7 @@ class Run:
     p99_ms: float
     rss_mib: float  #: before the load
     peak_mib: float
+    stored_bytes_per_span: float  #: on the disk after a stop, journal and charges together
     stalls: dict[str, int]  #: upper bound of the bucket in seconds -> stalls in it
     problems: dict[str, int]
     findings: list[str]
@@ -125,6 +126,7 @@ def measure(case: Case, *, cycles: int, wait_seconds: float, in_flight: int) -> 
                 findings.append(f"{open_traces:g} traces are still open")
             findings += differences(one.worth([warm_up, *made]), of_metrics(shown))
             running.stop()
+            stored = sum(file.stat().st_size for file in Path(folder).rglob("spantoll.db*"))
     spans = cycles * one.spans
     latencies = sorted(sent.latencies) or [0.0]
     return Run(
@@ -135,6 +137,7 @@ def measure(case: Case, *, cycles: int, wait_seconds: float, in_flight: int) -> 
         p99_ms=latencies[int(len(latencies) * 0.99)] * 1e3,
         rss_mib=rss / 1024,
         peak_mib=peak / 1024,
+        stored_bytes_per_span=stored / (spans + one.spans),
         stalls={bound: count - stalls.get(bound, 0) for bound, count in _stalls(shown).items()},
         problems=dict(problems),
         findings=findings,

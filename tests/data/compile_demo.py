@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from receiver.demo import OUTSIDE
+from receiver.demo.script import OUTSIDE
 from tests.captures import CAPTURES, Visible, exports, truth_of
 
 OUT = Path(__file__).parents[2] / "receiver" / "data" / "demo.json.gz"

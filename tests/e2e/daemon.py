@@ -35,6 +35,7 @@ class Daemon:
     """A running `spantoll serve`."""
 
     process: subprocess.Popen[str]
+    folder: Path  #: it runs in this one, and its data folder is `spantoll-data` within
     ports: dict[str, int] = field(default_factory=dict)  #: otlp.grpc, otlp.http, operator, customer
     lines: list[dict[str, Any]] = field(default_factory=list)  #: its log so far
 
@@ -56,9 +57,15 @@ class Daemon:
             text: str = answer.read().decode()
             return text
 
+    @property
+    def token(self) -> str:
+        """The operator's."""
+        return (self.folder / "spantoll-data" / "operator.token").read_text().strip()
+
     def release(self) -> None:
         """Close every open trace now."""
-        request = urllib.request.Request(self.operator + "/-/release", method="POST")  # noqa: S310 -- loopback
+        headers = {"Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(self.operator + "/-/release", method="POST", headers=headers)  # noqa: S310 -- loopback
         with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS):  # noqa: S310 -- loopback
             pass
 
@@ -104,7 +111,7 @@ def daemon(folder: Path, *settings: str, quick: bool = True, env: dict[str, str]
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(env or {})},
     )
-    found = Daemon(process)
+    found = Daemon(process, folder)
     heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
     assert process.stderr is not None
     assert process.stdout is not None

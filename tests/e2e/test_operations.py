@@ -275,6 +275,7 @@ def test_mutual_tls_from_real_exporters_and_a_renewal_under_them(tmp_path: Path,
 
 def ask(one: Daemon, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", one.ports["operator"], timeout=PATIENCE_SECONDS)
+    headers = {"Authorization": f"Bearer {one.token}", **headers}
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()

@@ -10,6 +10,10 @@ from receiver.access.keys import Keys
 from receiver.closing import Closing
 from receiver.config import Config, load
 from receiver.core.admission import InFlight
+from receiver.core.books import MemoryLedger
+from receiver.core.credit import Credit, CreditPolicy
+from receiver.core.journal import Accepted, Closed
+from receiver.core.ledger import usage
 from receiver.core.outcome import Theory
 from receiver.core.sources import Sources
 from receiver.core.usage import Reader
@@ -19,6 +23,8 @@ from receiver.metrics import Metrics
 from receiver.otlp.export import Answer, Encoding
 from tests.exports import export
 from tests.fakes import ManualClock, TryingJournal
+
+TOPUP_URL = "http://127.0.0.1:8101/"
 
 
 @cache
@@ -31,7 +37,15 @@ def _theory(*assignments: str) -> tuple[Config, Theory]:
 class Lines:
     """Intake and closing, wired as the daemon wires them."""
 
-    def __init__(self, *assignments: str, keys: Keys | None = None, **limits: Any) -> None:
+    def __init__(
+        self,
+        *assignments: str,
+        keys: Keys | None = None,
+        ledger: MemoryLedger | None = None,
+        policy: CreditPolicy | None = None,
+        max_open_spans: int | None = None,
+        **limits: Any,
+    ) -> None:
         config, self.theory = _theory(*assignments)
         self.clock = ManualClock()
         self.journal = TryingJournal()
@@ -39,6 +53,11 @@ class Lines:
         self.metrics = Metrics(unix_nano=self.clock.unix_nano)
         self.journal.watch(self.metrics.fold)
         self.sources = Sources()
+        self.ledger = ledger or MemoryLedger()
+        self.policy = policy or CreditPolicy()
+        self.credit = Credit(self.ledger, lambda _: self.policy)
+        self.max_open_spans = max_open_spans
+        self.journal.watch(self._debit)
         self.budget = InFlight(config.otlp.max_in_flight)
         self.closing = Closing(window=self.window, theory=self.theory, journal=self.journal, sources=self.sources, clock=self.clock)
         self.intake = Intake(
@@ -47,13 +66,21 @@ class Lines:
             window=self.window,
             journal=self.journal,
             closing=self.closing,
-            keys=keys or Keys(),
+            credentials=keys or Keys(),
+            credit=self.credit,
             budget=self.budget,
             metrics=self.metrics,
             sources=self.sources,
             clock=self.clock,
+            topup_url=lambda: TOPUP_URL,
+            max_open_spans=lambda _: self.max_open_spans,
         )
         self.intake.refusal = None
+
+    def _debit(self, row: Accepted | Closed) -> None:
+        """What a durable journal does in the transaction of the row."""
+        if isinstance(row, Accepted) and row.debit_msat:
+            self.ledger.record(usage(row.account, seq=row.seq, amount_msat=row.debit_msat, unix_nano=row.unix_nano))
 
     async def send(self, *spans: Any, account: str = "default", **more: str) -> Answer:
         """One request over the wire's seam."""

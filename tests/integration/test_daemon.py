@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -20,6 +21,7 @@ from tests.fakes import ManualClock
 from tests.integration.wire_helpers import grpc_call, http_call
 
 FREE = tuple(f"{name}.endpoint=127.0.0.1:0" for name in ("otlp.grpc", "otlp.http", "operator", "customer"))
+TOKEN = "spo_test"
 
 
 def config(*assignments: str) -> Config:
@@ -27,7 +29,7 @@ def config(*assignments: str) -> Config:
 
 
 async def ask(port: int, method: str, path: str) -> tuple[int, dict[str, object]]:
-    headers = {"Content-Type": "application/json"}  # aiohttp would name a type of its own for no body
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}  # aiohttp would name a type of its own for no body
     async with aiohttp.ClientSession(headers=headers) as session, session.request(method, f"http://127.0.0.1:{port}{path}") as answer:
         return answer.status, await answer.json()
 
@@ -61,7 +63,7 @@ async def test_a_listener_that_answers_before_the_others_says_that_it_is_startin
 
 async def test_both_transports_reach_the_same_books() -> None:
     """The same spans over gRPC and HTTP count once."""
-    daemon = Daemon(config(), clock=ManualClock())
+    daemon = Daemon(config(), clock=ManualClock(), operator_token=TOKEN)
     body = export(agent(1, 1), model_call(1, 2, parent=1))
     async with daemon.serving() as ports:
         assert (await grpc_call(ports["otlp.grpc"], body)).code == 0
@@ -73,7 +75,7 @@ async def test_both_transports_reach_the_same_books() -> None:
 
 async def test_a_release_that_fails_is_503_and_is_made_good(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Never 500: the operator hears that it is tried again, and it is."""
-    daemon = Daemon(config())
+    daemon = Daemon(config(), operator_token=TOKEN)
     inner = daemon.journal.close
     faults = [OSError("no space left on device")]
 
@@ -132,7 +134,7 @@ async def test_a_port_that_is_taken_leaves_no_listener_behind() -> None:
 
 
 def test_a_part_that_fails_ends_the_daemon_with_its_cause_in_the_log(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault of ours in a task that should live for ever: exit code 1 and a line, no half-dead process."""
 
@@ -142,7 +144,7 @@ def test_a_part_that_fails_ends_the_daemon_with_its_cause_in_the_log(
     monkeypatch.setattr(Daemon, "_watch_stalls", dies)
     thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
     try:
-        assert app.run(config()) == 1
+        assert app.run(config(f"store.directory={json.dumps(str(tmp_path))}")) == 1
         assert gc.get_threshold() == app.GARBAGE_THRESHOLDS, "the collector must not walk all open spans every few seconds"
         assert gc.get_freeze_count() > 0
     finally:  # these are of the whole process

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from receiver.access.keys import hash_key
+from receiver.access.keys import Keys, hash_key
 from receiver.access.tls import Tls, TlsFiles
 from receiver.config import Customer, Operator, OperatorKey
 from receiver.errors import Overloaded
@@ -26,8 +26,12 @@ from receiver.web.customer import customer_server
 from receiver.web.guard import SECURITY_HEADERS
 from receiver.web.operator import MAX_WINDOW_ROWS, operator_server
 from receiver.web.server import WebServer
+from tests.integration.web_helpers import ask, raw
 
 KEY = "spt_operator"
+TOKEN = "spo_" + "t" * 43
+#: What a route that changes something asks for.
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 EXPOSITION = b"# HELP x Something.\n" * 1_000
 
 
@@ -69,7 +73,7 @@ def daemon() -> Daemon:
 
 @pytest.fixture
 async def server(daemon: Daemon) -> AsyncIterator[WebServer]:
-    server = operator_server(Operator(endpoint="localhost:0"), daemon)
+    server = operator_server(Operator(endpoint="localhost:0"), daemon, token=TOKEN)
     await server.start()
     yield server
     await server.stop()
@@ -78,45 +82,12 @@ async def server(daemon: Daemon) -> AsyncIterator[WebServer]:
 @pytest.fixture
 async def locked(daemon: Daemon) -> AsyncIterator[WebServer]:
     """The same behind a key."""
-    server = operator_server(Operator(endpoint="localhost:0", keys=(OperatorKey(name="prometheus", sha256=hash_key(KEY)),)), daemon)
+    server = operator_server(
+        Operator(endpoint="localhost:0", keys=(OperatorKey(name="prometheus", sha256=hash_key(KEY)),)), daemon, token=TOKEN
+    )
     await server.start()
     yield server
     await server.stop()
-
-
-class Answer:
-    """A response, read whole."""
-
-    def __init__(self, status: int, headers: Any, body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-async def ask(
-    server: WebServer, method: str, path: str, *, headers: dict[str, str] | None = None, data: bytes | None = None, host: str = "127.0.0.1"
-) -> Answer:
-    port = server.bound[0][1]
-    at = f"[{host}]" if ":" in host else host
-    skip = ["Content-Type"] if data is None or "Content-Type" not in (headers or {}) else []
-    async with (
-        aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=skip) as session,
-        session.request(method, f"http://{at}:{port}{path}", headers=headers, data=data) as response,
-    ):
-        return Answer(response.status, response.headers, await response.read())
-
-
-async def raw(server: WebServer, request: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])
-    writer.write(request)
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return answer
 
 
 # --- what it shows -------------------------------------------------------------------------------------------------------------------
@@ -151,7 +122,7 @@ async def test_healthy_and_ready_are_told_apart(server: WebServer, daemon: Daemo
 
 async def test_release_closes_open_traces(server: WebServer, daemon: Daemon) -> None:
     """POST only: a GET changes nothing, whoever follows a link to it."""
-    answer = await ask(server, "POST", "/-/release")
+    answer = await ask(server, "POST", "/-/release", headers=AUTHORIZED)
     assert (answer.status, answer.json) == (200, {"released_traces": 3})
     assert (await ask(server, "GET", "/-/release")).status == 405
     assert daemon.releases == 1
@@ -177,13 +148,13 @@ async def test_the_index_lists_every_route(server: WebServer) -> None:
     """A newcomer opens the address and sees what is there."""
     text = (await ask(server, "GET", "/")).body.decode()
     for route in server.routes:
-        assert f"{route.method:<4} {route.path}" in text
+        assert f"{route.method:<5} {route.path}" in text
         assert route.says in text
 
 
 async def test_the_customers_listener_says_what_it_is() -> None:
     """And shows nothing of anybody."""
-    server = customer_server(Customer(endpoint="localhost:0"))
+    server = customer_server(Customer(endpoint="localhost:0"), Keys())
     await server.start()
     try:
         answer = await ask(server, "GET", "/")
@@ -228,14 +199,14 @@ async def test_errors_are_json(server: WebServer, method: str, path: str, status
 async def test_an_overload_is_retryable(server: WebServer, daemon: Daemon) -> None:
     """The daemon's own refusal, with its delay."""
     daemon.fault = Overloaded(reason="shutdown", retry_after_seconds=5)
-    answer = await ask(server, "POST", "/-/release")
+    answer = await ask(server, "POST", "/-/release", headers=AUTHORIZED)
     assert (answer.status, answer.json["error"], answer.headers["Retry-After"]) == (503, "shutdown", "5")
 
 
 async def test_a_fault_is_logged_and_not_shown(server: WebServer, daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:
     """The answer names no internals, the log holds the traceback."""
     daemon.fault = RuntimeError("the secret")
-    answer = await ask(server, "POST", "/-/release")
+    answer = await ask(server, "POST", "/-/release", headers=AUTHORIZED)
     assert (answer.status, answer.json["error"]) == (500, "internal")
     assert b"secret" not in answer.body
     assert any(record.exc_info and "the secret" in str(record.exc_info[1]) for record in caplog.records)
@@ -313,14 +284,16 @@ async def test_our_own_origin_is_let_in(server: WebServer) -> None:
     """A page of ours, under the name that it was opened by."""
     port = server.bound[0][1]
     for name in ("localhost", "127.0.0.1"):
-        answer = await ask(server, "POST", "/-/release", headers={"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"})
+        answer = await ask(
+            server, "POST", "/-/release", headers={**AUTHORIZED, "Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
+        )
         assert answer.status == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_a_crossing_post_is_refused(server: WebServer, daemon: Daemon, site: str) -> None:
     """A form without an Origin header still says where it comes from; a followed link to a GET does no harm."""
-    assert (await ask(server, "POST", "/-/release", headers={"Sec-Fetch-Site": site})).status == 403
+    assert (await ask(server, "POST", "/-/release", headers={**AUTHORIZED, "Sec-Fetch-Site": site})).status == 403
     assert (await ask(server, "GET", "/", headers={"Sec-Fetch-Site": site})).status == 200
     assert daemon.releases == 0
 
@@ -331,15 +304,16 @@ async def test_a_crossing_post_is_refused(server: WebServer, daemon: Daemon, sit
 @pytest.mark.parametrize("data", [b"", b"{}"])
 async def test_what_a_form_can_send_is_refused(server: WebServer, daemon: Daemon, content_type: str, data: bytes) -> None:
     """These types need no preflight, so a page can send them unasked; JSON cannot be sent so."""
-    answer = await ask(server, "POST", "/-/release", headers={"Content-Type": content_type}, data=data)
+    answer = await ask(server, "POST", "/-/release", headers={**AUTHORIZED, "Content-Type": content_type}, data=data)
     assert (answer.status, answer.json["error"]) == (415, "unsupported_type")
     assert daemon.releases == 0
-    assert (await ask(server, "POST", "/-/release", headers={"Content-Type": "application/json"}, data=data)).status == 200
+    assert (await ask(server, "POST", "/-/release", headers={**AUTHORIZED, "Content-Type": "application/json"}, data=data)).status == 200
 
 
 async def test_a_body_without_a_type_is_refused(server: WebServer) -> None:
     """A page can send a Blob without one."""
-    request = b"POST /-/release HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
+    head = f"POST /-/release HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {TOKEN}\r\n"
+    request = f"{head}Content-Length: 2\r\n\r\n{{}}".encode()
     assert (await raw(server, request)).split(b" ")[1] == b"415"
 
 

@@ -10,92 +10,124 @@ from pathlib import Path
 import apsw
 import pytest
 
-from receiver.core.journal import StoreBroken, StoreFull
+from receiver.core.journal import Acceptance, StoreBroken, StoreFull
+from receiver.core.ledger import Outcome
 from receiver.core.window.group import TraceKey
+from receiver.metrics import Metrics
+from receiver.store.books import SqliteBooks
 from receiver.store.database import DatabaseDamaged
-from tests.integration.store_helpers import Restored, acceptance, charge_of, close, opened, span, span_id, trace_id
+from tests.integration.books import PRICE_MSAT, TERMS, opened, top_up
+from tests.integration.store_helpers import charge_of, close, span, span_id, trace_id
 from tests.integration.store_vfs import FailingDisk, Recorder
+from tests.reconcile import Reckoning, Request
 
 #: Requests of the scenario; each is a trace of two spans, the first of which pays.
 REQUESTS = 14
+COST_PUSD = 1_000
+CUSTOMER_MSAT = 1_000_000  #: what is topped up in the middle
 
 
 class Client:
     """What was sent, and what was acknowledged of it."""
 
     def __init__(self, note: Callable[[str, int], None] = lambda *_: None) -> None:
-        self.acknowledged: set[int] = set()  #: requests
-        self.closed: set[int] = set()
+        self.told = Reckoning(price_msat=PRICE_MSAT)
+        self.told.sent = {number: request_of(number) for number in range(1, REQUESTS + 1)}
+        self.topped_up = False
         self.refused: list[BaseException] = []
         self._note = note
 
-    async def send(self, journal, number: int) -> None:
+    async def send(self, books: SqliteBooks, number: int) -> None:
+        debit_msat = 2 * PRICE_MSAT
+        assert books.ledger.reserve("acme", debit_msat, TERMS) is Outcome.CREATED
+        spans = [span(2 * number, trace=number), span(2 * number + 1, trace=number)]
         try:
-            await journal.accept(acceptance(span(2 * number, trace=number), span(2 * number + 1, trace=number)))
+            await books.journal.accept(Acceptance("acme", 77, spans, "grpc", debit_msat))
         except (StoreFull, StoreBroken) as refusal:
+            books.ledger.release("acme", debit_msat)
             self.refused.append(refusal)
         else:
-            self.acknowledged.add(number)
+            books.ledger.commit("acme", debit_msat)
+            self.told.acknowledged.add(number)
             self._note("accepted", number)
 
-    async def close(self, journal, number: int) -> None:
+    async def close(self, books: SqliteBooks, number: int) -> None:
         try:
-            await journal.close([close((number, 0, 2), charges=[charge_of(2 * number, trace=number)])])
+            await books.journal.close([close((number, 0, 2), charges=[charge_of(2 * number, trace=number, cost_pusd=COST_PUSD)])])
         except (StoreFull, StoreBroken) as refusal:
             self.refused.append(refusal)
         else:
-            self.closed.add(number)
+            self.told.closed.add(number)
             self._note("closed", number)
 
+    async def top_up(self, books: SqliteBooks) -> None:
+        try:
+            await top_up(books, 1, amount_msat=CUSTOMER_MSAT)
+        except (StoreFull, StoreBroken) as refusal:
+            self.refused.append(refusal)
+        else:
+            self.topped_up = True
+            self._note("topped up", 1)
 
-async def scenario(journal, client: Client) -> None:
-    """Requests alone and in company, closes between, deletion, and the log folded into the database."""
-    Restored(journal)
+
+def request_of(number: int) -> Request:
+    paying, other = ((trace_id(number), span_id(2 * number + at)) for at in (0, 1))
+    return Request((paying, other), {paying: COST_PUSD}, account="acme")
+
+
+async def scenario(books: SqliteBooks, metrics: Metrics, client: Client) -> None:
+    """Requests alone and in company, closes between, a payment, a snapshot, deletion, and the log folded into the database."""
+    journal = books.journal
     for number in range(1, REQUESTS + 1, 2):
-        await client.send(journal, number)
-        await asyncio.gather(client.send(journal, number + 1), *([client.close(journal, number)] if number in client.acknowledged else []))
+        await client.send(books, number)
+        closing = [client.close(books, number)] if number in client.told.acknowledged else []
+        await asyncio.gather(client.send(books, number + 1), *closing)
+        if number == 5:
+            await client.top_up(books)
         if number == 7:
-            journal.forget([TraceKey("acme", trace_id(one)) for one in client.closed if one < 4])
-            await asyncio.gather(journal.snapshot([]), return_exceptions=True)
+            journal.forget([TraceKey("acme", trace_id(one)) for one in client.told.closed if one < 4])
+            await asyncio.gather(journal.snapshot(metrics.series()), return_exceptions=True)
             await asyncio.gather(
                 journal.writer.call(lambda _: journal.writer._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)), return_exceptions=True
             )
 
 
 async def check(folder: Path, client: Client, *, exactly: bool) -> None:
-    """Acknowledged is a part of recovered; nothing is there twice; the file is whole."""
-    async with opened(folder) as journal:
-        restored = Restored(journal)
-        ids = restored.ids
-        assert len(set(ids)) == len(ids), "an id is there twice"
-        there = {int.from_bytes(one, "big") // 2 for one in ids}
-        gone = {number for number in client.closed if number < 4}  # forgotten, so their rows may be deleted
-        assert client.acknowledged - gone <= there, "acknowledged, and lost"
-        assert all(span_id(2 * number) in ids and span_id(2 * number + 1) in ids for number in there), "half a request"
-        rows = await journal.writer.call(lambda c: c.execute("SELECT span_id FROM charges").fetchall())
-        charged = [int.from_bytes(one, "big") // 2 for (one,) in rows]
-        assert len(set(charged)) == len(charged)
-        assert client.closed <= set(charged)
-        if exactly:
-            assert client.acknowledged - gone == there - gone
-            assert client.closed == set(charged)
-        released = {int.from_bytes(key.trace_id, "big") for key in restored.remembered}
-        assert released <= set(charged) | gone
-        assert await journal.writer.call(lambda c: c.execute("PRAGMA integrity_check").get) == "ok"
+    """Acknowledged is a part of recovered, each span with its debit; nothing is there twice; the counters that come back fit."""
+    told = client.told
+    told.forgotten = {number for number in told.closed if number < 4}
+    async with opened(folder) as (books, metrics):
+        shown = {
+            "calls": int(metrics.exact("calls")),
+            "cost_pusd": int(metrics.exact("cost_usd")),
+            "debited_msat": books.ledger.balance("acme").debits_msat,
+        }
+        assert (await books.ledger.audit()).balanced
+        credited = books.ledger.balance("acme").credits_msat
+        assert credited in ((CUSTOMER_MSAT,) if client.topped_up else (0, CUSTOMER_MSAT))
+    database = folder / "spantoll.db"
+    assert told.differences(database, shown=shown) == []
+    connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READONLY)
+    debited: int = connection.execute("SELECT coalesce(sum(amount_msat), 0) FROM transfers WHERE code = 'usage'").get
+    charged: int = connection.execute("SELECT count(*) FROM charges").get
+    connection.close()
+    if exactly:
+        assert debited == 2 * PRICE_MSAT * len(told.acknowledged)
+        assert charged == len(told.closed)
 
 
 async def failing(folder: Path, name: str, *, error: type[Exception], writes: bool, at: int, forever: bool) -> tuple[FailingDisk, Client]:
     disk = FailingDisk(name, error=error, writes=writes, at=at, forever=forever)
     client = Client()
     broken: list[StoreBroken] = []
-    async with opened(folder, vfs=name, broke=broken.append) as journal:
+    async with opened(folder, vfs=name, broke=broken.append) as (books, metrics):
         disk.armed = True
-        await scenario(journal, client)
+        await scenario(books, metrics, client)
         disk.armed = False
         if not broken:
-            for number in set(range(1, REQUESTS + 1)) - client.acknowledged:
-                await client.send(journal, number)
-            assert client.acknowledged == set(range(1, REQUESTS + 1)), "there is space again, so everything must go in"
+            for number in client.told.unacknowledged:
+                await client.send(books, number)
+            assert client.told.unacknowledged == [], "there is space again, so everything must go in"
     disk.unregister()
     assert len(broken) <= 1
     if error is apsw.FullError:
@@ -145,9 +177,9 @@ async def test_the_power_goes_at_every_sync(tmp_path: Path) -> None:
     running = tmp_path / "running"
     running.mkdir()
     client = Client(note=lambda *event: recorder.log.append(event))
-    async with opened(running, vfs="recorder") as journal:
+    async with opened(running, vfs="recorder") as (books, metrics):
         begin = len(recorder.log)
-        await scenario(journal, client)
+        await scenario(books, metrics, client)
         end = len(recorder.log)
     recorder.unregister()
     cuts = [place for place in recorder.syncs if begin <= place < end]
@@ -160,15 +192,17 @@ async def test_the_power_goes_at_every_sync(tmp_path: Path) -> None:
         told = Client()
         for what, *arguments in recorder.log[:place]:
             if what == "accepted":
-                told.acknowledged.add(arguments[0])
+                told.told.acknowledged.add(arguments[0])
             elif what == "closed":
-                told.closed.add(arguments[0])
+                told.told.closed.add(arguments[0])
+            elif what == "topped up":
+                told.topped_up = True
         try:
             await check(folder, told, exactly=False)
         except BaseException:
             print(f"cut before operation {place} of {len(recorder.log)}, seed {seed}")
             raise
-    assert client.acknowledged == set(range(1, REQUESTS + 1))
+    assert client.told.unacknowledged == []
 
 
 async def test_a_disk_that_skips_syncs_is_caught(tmp_path: Path) -> None:
@@ -177,9 +211,9 @@ async def test_a_disk_that_skips_syncs_is_caught(tmp_path: Path) -> None:
     running = tmp_path / "running"
     running.mkdir()
     client = Client(note=lambda *event: recorder.log.append(event))
-    async with opened(running, vfs="liar") as journal:
+    async with opened(running, vfs="liar") as (books, metrics):
         begin = len(recorder.log)
-        await scenario(journal, client)
+        await scenario(books, metrics, client)
         end = len(recorder.log)
     recorder.unregister()
     recorder.log[begin:] = [entry for entry in recorder.log[begin:end] if entry[0] != "sync"]

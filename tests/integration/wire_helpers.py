@@ -22,7 +22,7 @@ from receiver.access.keys import Keys, hash_key
 from receiver.clock import SystemClock
 from receiver.config.endpoint import Endpoint
 from receiver.core.admission import InFlight
-from receiver.errors import MalformedExport, Overloaded
+from receiver.errors import AccountDisabled, CreditExhausted, CreditHeld, MalformedExport, Overloaded
 from receiver.otlp.export import Answer, Encoding, Outcome
 from receiver.otlp.grpc_server import GrpcOptions, GrpcServer
 from receiver.otlp.http_server import HttpOptions, HttpServer
@@ -339,6 +339,13 @@ class Scenario:
             house.answer = Answer(3, "3 spans were rejected: their trace_id is all zero")
         elif self.name == "memory":
             house.budget = InFlight(5)
+        elif self.name == "disabled":
+            house.refuse = AccountDisabled("acme")
+        elif self.name == "exhausted":
+            house.fault = CreditExhausted("no credit", account="acme", balance_msat=0, topup_url="http://127.0.0.1:8101/")
+        elif self.name == "held":
+            facts = {"account": "acme", "topup_url": "http://127.0.0.1:8101/"}
+            house.refuse = CreditHeld("no credit yet", balance_msat=0, retry_after_seconds=30, **facts)
         elif self.name == "shutdown":
             house.refuse = Overloaded(reason="shutdown", retry_after_seconds=5)
         elif self.name == "internal fault":
@@ -357,6 +364,9 @@ SCENARIOS = [
     Scenario("oversize after gunzip", bytes(20 * LIMIT), grpc.StatusCode.RESOURCE_EXHAUSTED, 413, Outcome.REFUSED, "too_large"),
     Scenario("no key", b"an export request", grpc.StatusCode.UNAUTHENTICATED, 401, Outcome.REFUSED, "unauthenticated", key=None),
     Scenario("wrong key", b"an export request", grpc.StatusCode.UNAUTHENTICATED, 401, Outcome.REFUSED, "unauthenticated", key="spt_x"),
+    Scenario("disabled", b"an export request", grpc.StatusCode.PERMISSION_DENIED, 403, Outcome.REFUSED, "account_disabled"),
+    Scenario("exhausted", b"an export request", grpc.StatusCode.FAILED_PRECONDITION, 402, Outcome.REFUSED, "credit_exhausted"),
+    Scenario("held", b"an export request", grpc.StatusCode.UNAVAILABLE, 503, Outcome.REFUSED, "credit_exhausted", retry=True),
     Scenario("memory", b"an export request", grpc.StatusCode.UNAVAILABLE, 503, Outcome.REFUSED, "memory", retry=True),
     Scenario("shutdown", b"an export request", grpc.StatusCode.UNAVAILABLE, 503, Outcome.REFUSED, "shutdown", retry=True),
     Scenario("internal fault", b"an export request", grpc.StatusCode.UNAVAILABLE, 503, Outcome.REFUSED, "internal", retry=True),

@@ -234,6 +234,9 @@ class WindowMachine(RuleBasedStateMachine):
         """What is held by the model is held by the window, and nothing else."""
         if hasattr(self, "model"):
             assert self.window.spans == sum(len(trace.held) for trace in self.model.values())
+            for account in ("a", "b"):
+                held = sum(len(trace.held) for key, trace in self.model.items() if key.account == account)
+                assert self.window.open_spans(account) == held
             assert self.window.traces == sum(bool(trace.held) for trace in self.model.values())
 
     def teardown(self) -> None:

@@ -143,6 +143,27 @@ def test_wire(subject: wire.Subject, tmp_path: Path) -> None:
     assert run["peak_mib"] > 0
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "script",
+    [("ack", "--batch", "64", "--spans", "1", "--rounds", "1", "--wait", "0.1"), ("recovery", "--spans", "2000", "--open", "0.5")],
+    ids=lambda words: words[0],
+)
+def test_the_store_s_scripts(script: tuple[str, ...], tmp_path: Path) -> None:
+    """Both modes of the store, and a start on a journal that a kill left: figures, with metrics that are exact."""
+    name, *arguments = script
+    command = [sys.executable, "-m", f"tests.bench.{name}", *arguments, "--json", str(tmp_path / "out.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "out.json").read_text())
+    if name == "ack":
+        assert [case["mode"] for case in record["cases"]] == ["memory", "durable"]
+        assert all(run["findings"] == [] for case in record["cases"] for run in (*case["busy"], *case["calm"]))
+    else:
+        assert record["spans"] >= 2_000
+        assert all(start["open_traces"] * 8 == record["open"] for start in record["starts"])
+
+
 @pytest.mark.parametrize("name", ["spantoll", "spantoll native"])
 def test_a_subject_can_be_started(name: str) -> None:
     """The start commands for the peers' script are made of settings that exist."""

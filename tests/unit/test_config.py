@@ -415,6 +415,7 @@ def test_contradictions_are_found(tmp_path: Path, assignments: tuple[str, ...], 
     [
         (f'access.key=[{{account="a", sha256="{DIGEST}"}}]', "otlp.grpc.endpoint=0.0.0.0:4317", "tls.cert_file=FILE", "tls.key_file=FILE"),
         (f'access.key=[{{account="a", sha256="{DIGEST}"}}]', "otlp.http.endpoint=0.0.0.0:4318", "otlp.http.insecure=true"),
+        ("access.required=true", "otlp.http.endpoint=0.0.0.0:4318", "otlp.http.insecure=true"),
         (
             f'operator.key=[{{name="p", sha256="{DIGEST}"}}]',
             "operator.endpoint=0.0.0.0:8102",

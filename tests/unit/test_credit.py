@@ -20,8 +20,10 @@ from receiver.core.credit import (
     explain,
     explain_low,
     format_sat,
+    refusal,
 )
 from receiver.core.ledger import Totals
+from receiver.errors import AccountDisabled, CreditExhausted, CreditHeld, ReceiverError
 
 URL = "http://127.0.0.1:8101/"
 
@@ -163,6 +165,59 @@ def test_a_refusal_says_what_to_do() -> None:
     free, _ = desk(0, CreditPolicy())
     assert not explain(free.reserve("a", 5), topup_url=URL)
     assert explain_low(LowBalance("a", 100_000, 99_990), topup_url=URL).endswith(f"fell below 100 sat, 99.99 sat are left: top up at {URL}")
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "reason"),
+    [
+        (CreditPolicy(enforce=True), CreditExhausted, None),
+        (CreditPolicy(enforce=True, on_exhausted=OnExhausted.HOLD), CreditHeld, "credit_exhausted"),
+        (CreditPolicy(enabled=False), AccountDisabled, None),
+    ],
+)
+def test_every_refusal_is_an_error_with_the_facts(policy: CreditPolicy, kind: type[ReceiverError], reason: str | None) -> None:
+    """Its type decides the codes, its facts are those of the grant; a hold is the one that asks to come again."""
+    credit, _ = desk(0, policy)
+    error = refusal(credit.reserve("a", 1), topup_url=URL)
+    assert type(error) is kind
+    assert getattr(error, "account", "") == "a"
+    assert getattr(error, "reason", None) == reason
+    assert getattr(error, "retry_after_seconds", None) == (30 if reason else None)
+    if kind is not AccountDisabled:
+        assert (error.balance_msat, error.topup_url) == (0, URL)  # type: ignore[attr-defined]  # both kinds have them
+
+
+def test_where_nothing_is_refused_there_is_no_error() -> None:
+    """To make one of a grant is a bug of ours."""
+    credit, _ = desk(10, CreditPolicy(enforce=True))
+    with pytest.raises(AssertionError):
+        refusal(credit.reserve("a", 1), topup_url=URL)
+
+
+def test_without_a_page_the_operator_is_named() -> None:
+    """A daemon whose customers' listener is off has no page to send people to."""
+    credit, _ = desk(0, CreditPolicy(enforce=True))
+    assert explain(credit.reserve("a", 1), topup_url="").endswith("nothing was stored: ask the operator for more")
+    assert explain_low(LowBalance("a", 2, 1), topup_url="").endswith("ask the operator for more")
+
+
+def test_headers_alone_refuse_only_where_no_credit_was_ever_left() -> None:
+    """What is held may come back, and what it is held for may be this request's own resend: such a one is read."""
+    credit, _ = desk(10, CreditPolicy(enforce=True))
+    grant = credit.reserve("a", 1)
+    assert credit.admit("a") is None
+    credit.commit(grant, now=0.0)
+    assert credit.admit("a") is not None
+
+
+def test_a_refusal_is_the_first_until_money_comes_in() -> None:
+    """For a log that says it once; spending changes nothing about it."""
+    credit, books = desk(20, CreditPolicy(enforce=True))
+    assert [credit.first_refusal("a"), credit.first_refusal("a")] == [True, False]
+    credit.commit(credit.reserve("a", 1), now=0.0)
+    assert not credit.first_refusal("a")
+    books.posted(ledger.adjust("a", client_id="x", amount_msat=1, unix_nano=0))
+    assert [credit.first_refusal("a"), credit.first_refusal("a"), credit.first_refusal("b")] == [True, False, True]
 
 
 @pytest.mark.parametrize(("msat", "text"), [(0, "0"), (1, "0.001"), (-1_500, "-1.5"), (100_000, "100"), (1_234_567_000, "1,234,567")])

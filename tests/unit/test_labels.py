@@ -50,6 +50,27 @@ def test_a_long_value_is_cut_between_characters(raw: str) -> None:
     assert raw.startswith(shown[:-1])
 
 
+def test_an_account_may_have_a_limit_of_its_own() -> None:
+    """Narrower or wider than everybody's, and no amount is lost; a change is in force for what comes after it."""
+    limits: dict[str, int] = {"narrow": 4, "wide": 40}
+    made = Series(
+        ("account", "agent"), width=1, fixed=frozenset(), most_per_account=8, most=200, overflowed=lambda _: None, own_limit=limits.get
+    )
+    for account in ("narrow", "wide", "other"):
+        for number in range(100):
+            made.row((account, f"agent-{number}"), now_unix_nano=1)[0] += 1
+    counts = Counter(labels[0] for labels in made.series)
+    assert counts == {"narrow": 2, "wide": 11, "other": 3}  # a quarter of the limit for one label, and the overflow
+    limits["narrow"] = 40
+    for number in range(100, 200):
+        made.row(("narrow", f"agent-{number}"), now_unix_nano=1)[0] += 1
+    sums = Counter[str]()
+    for labels, row in made.series.items():
+        sums[labels[0]] += row[0]
+    assert sums == {"narrow": 200, "wide": 100, "other": 100}
+    assert Counter(labels[0] for labels in made.series)["narrow"] == 11
+
+
 def test_a_label_that_explodes_leaves_the_others_readable() -> None:
     """Ten thousand agents fold into one value; the models are still told apart."""
     made, folded = series(most_per_account=8)

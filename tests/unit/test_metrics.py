@@ -77,8 +77,13 @@ def everything() -> Metrics:
     made.wrong_protocol(transport="grpc", spoken="http")
     made.loop_stall(0.02)
     for family in FAMILIES:
+        some: tuple[str, ...] = ("acme",) * len(family.labels)
         if family.kind is Kind.GAUGE:
-            made.gauge(family.name, lambda: 5)
+            made.gauge(family.name, lambda some=some: {some: 5} if some else 5)  # type: ignore[misc]  # a default of a lambda has no type
+    for name in ("credit_debited_msat", "credit_topped_up_msat"):
+        made.total(name, lambda: {("acme",): (7, SECOND)})
+    made.low_balance("acme")
+    made.commit(0.004)
     made._overflowed("agent")
     return made
 
@@ -278,6 +283,30 @@ def test_gauges_are_asked_at_the_scrape() -> None:
     made.gauge("window_traces", lambda: 3)
     assert "spantoll_window_traces 3.0" in scrape(made)
     assert made.value("window_traces") == 3
+
+
+def test_a_total_that_is_kept_elsewhere_is_a_counter() -> None:
+    """Shown as it is asked for, with the moment at which it began; not shown while nobody keeps it."""
+    made = metrics(zero_first=10.0)
+    assert "spantoll_credit_debited_msat" not in scrape(made)
+    began = {"old": 1 * SECOND, "young": made._unix_nano() - SECOND}
+    made.total("credit_debited_msat", lambda: {(name,): (70, born) for name, born in began.items()})
+    shown = scrape(made, accept="application/openmetrics-text;version=1.0.0")
+    assert 'spantoll_credit_debited_msat_total{account="old"} 70.0' in shown
+    assert 'spantoll_credit_debited_msat_created{account="old"} 1.0' in shown
+    assert 'spantoll_credit_debited_msat_total{account="young"} 0.0' in shown, "as any other young series"
+    assert made.exact("credit_debited_msat", account="young") == 70
+    with pytest.raises(AssertionError):
+        made.total("credit_balance_msat", dict)
+
+
+def test_low_balance_warnings_are_counted_by_account() -> None:
+    """One a warning."""
+    made = metrics()
+    for account in ("a", "b", "a"):
+        made.low_balance(account)
+    assert made.exact("credit_low_balance") == 3
+    assert made.exact("credit_low_balance", account="a") == 2
 
 
 def test_a_name_outside_the_table_is_a_bug() -> None:

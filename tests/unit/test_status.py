@@ -32,6 +32,9 @@ SAMPLES: list[Exception] = [
     errors.UnsupportedEncoding("zstd"),
     errors.Unauthenticated("who"),
     errors.PermissionDenied("no"),
+    errors.AccountDisabled("acme"),
+    errors.CreditExhausted("no credit", account="acme", balance_msat=-7, topup_url="http://x/"),
+    errors.CreditHeld("no credit yet", account="acme", balance_msat=-7, topup_url="http://x/", retry_after_seconds=30),
     errors.Overloaded(reason="memory", retry_after_seconds=1),
     status.NotServed("metrics"),
     status.MethodNotAllowed("GET"),
@@ -83,6 +86,30 @@ def test_a_subclass_is_answered_as_its_parent() -> None:
     assert refusals().of(Finer("x")).http == 400
 
 
+@pytest.mark.parametrize(
+    ("error", "reason", "metadata"),
+    [
+        (SAMPLES[6], "CREDIT_EXHAUSTED", {"account": "acme", "balance_msat": "-7", "topup_url": "http://x/"}),
+        (SAMPLES[7], "CREDIT_EXHAUSTED", {"account": "acme", "balance_msat": "-7", "topup_url": "http://x/"}),
+        (SAMPLES[5], "ACCOUNT_DISABLED", {"account": "acme"}),
+        (SAMPLES[0], "MALFORMED", {}),
+    ],
+)
+def test_the_facts_of_a_refusal_are_there_for_programs(error: Exception, reason: str, metadata: dict[str, str]) -> None:
+    """ErrorInfo names a stable reason and holds the facts that the sentence tells."""
+    refusal = refusals().of(error)
+    info = error_details_pb2.ErrorInfo()
+    [packed] = [each for each in refusal.status.details if each.Is(info.DESCRIPTOR)]
+    packed.Unpack(info)
+    assert (info.reason, info.domain, dict(info.metadata)) == (reason, "spantoll", metadata)
+    assert status.reason_of(error).upper() == refusal.reason.upper() == reason
+
+
+def test_a_fault_of_ours_has_the_reason_that_its_answer_has() -> None:
+    """The label of a metric and the word of the answer are one."""
+    assert status.reason_of(ZeroDivisionError()) == refusals().of(ZeroDivisionError()).reason == "internal"
+
+
 def test_an_unexpected_fault_is_logged_whole_and_told_in_general(caplog: pytest.LogCaptureFixture) -> None:
     """The operator gets the traceback; the client gets no text that may hold another client's data."""
     try:
@@ -103,8 +130,19 @@ def test_both_encodings_of_the_body_are_one_status(error: Exception) -> None:
     """JSON and protobuf say the same, details included."""
     refusal = refusals().of(error)
     parsed = json_format.Parse(refusal.body(Encoding.JSON), status_pb2.Status())
-    assert parsed == status_pb2.Status.FromString(refusal.body(Encoding.PROTOBUF)) == refusal.status
+    binary = status_pb2.Status.FromString(refusal.body(Encoding.PROTOBUF))
+    assert binary == refusal.status
+    assert json_format.MessageToDict(parsed) == json_format.MessageToDict(binary)  # unpacked: the order of a map's entries means nothing
     assert parsed.code == refusal.code.value[0]
+
+
+@given(st.text(max_size=600))
+def test_the_phrase_of_a_status_line_is_readable_and_splits_nothing(text: str) -> None:
+    """Whatever stands in the message: visible ASCII on one line, for it goes before the headers."""
+    phrase = refusals().of(errors.MalformedExport(text)).reason_phrase
+    assert phrase.isascii()
+    assert phrase.isprintable()
+    assert len(phrase) <= status.MAX_REASON_PHRASE
 
 
 def test_retry_info_is_sent_twice_and_says_the_same() -> None:

@@ -409,13 +409,13 @@ def test_a_trace_is_forgotten_after_the_horizon_and_then_counts_as_new() -> None
 
 def test_over_their_bytes_the_oldest_released_traces_are_forgotten_and_the_horizon_says_so() -> None:
     """A shorter horizon is shown, not hidden."""
-    house = House(seen_max_bytes=700)
+    house = House(seen_max_bytes=950)
     for trace in range(1, 6):
         house.export(span(trace, 1), now=float(trace))
     house.due(12.0)
     house.window.release_due(now=13.0)
     assert house.window.forget_due(now=13.0) == [key(1), key(2), key(3)]
-    assert house.window.seen_bytes <= 700
+    assert house.window.seen_bytes <= 950
     assert house.window.seen_horizon_seconds(now=13.0) == 1.0
     assert house.window.seen_horizon_seconds(now=13.0 + 3_600.0) == 3_600.0
 
@@ -653,7 +653,7 @@ def test_the_window_shows_its_state() -> None:
     assert repr(house.window) == f"Window(open: 1 traces, 1 spans, {house.window.bytes} B | released: 0 traces, 0 B | next: 6.0)"
     house.due(6.0)
     assert (house.window.spans, house.window.bytes, house.window.traces) == (0, 0, 0)
-    assert repr(house.window).endswith("| released: 1 traces, 318 B | next: 3606.0)")
+    assert repr(house.window).endswith("| released: 1 traces, 428 B | next: 3606.0)")
 
 
 def test_the_same_calls_give_the_same_groups() -> None:

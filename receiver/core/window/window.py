@@ -52,9 +52,10 @@ class WaitingTrace:
 class _Account:
     """The traces of one account. Trace ids are chosen by clients, so accounts share nothing."""
 
-    __slots__ = ("pairs", "traces")
+    __slots__ = ("pairs", "spans", "traces")
 
     def __init__(self, gateways: tuple[str, ...]) -> None:
+        self.spans = 0  #: in its open traces
         self.traces: dict[bytes, OpenTrace | SeenTrace] = {}
         self.pairs = PairIndex(self.traces, gateways)
 
@@ -292,6 +293,11 @@ class Window:
         """Spans in open traces."""
         return self._spans
 
+    def open_spans(self, account: str) -> int:
+        """Spans in open traces of one account."""
+        book = self._accounts.get(account)
+        return 0 if book is None else book.spans
+
     @property
     def bytes(self) -> int:
         """Accounted bytes of open traces: their spans' `size`, and what it costs to hold them."""
@@ -347,6 +353,7 @@ class Window:
         trace.size += size
         self._bytes += size
         self._spans += count
+        book.spans += count
         trace.last_held = now
         due, _ = trace.due(self._limits)
         armed = self._deadlines.get(trace)
@@ -460,6 +467,7 @@ class Window:
         self._deadlines.remove(trace)
         self._open.leave(trace)
         self._spans -= len(new)
+        book.spans -= len(new)
         self._bytes -= trace.size
         if trace.carriers is not None:
             book.pairs.remove(trace)
