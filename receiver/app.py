@@ -10,11 +10,14 @@ import contextlib
 import gc
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from receiver.access.operator_token import ensure_token
 from receiver.access.operator_url import remove_url, write_url
+from receiver.admin import play_money
+from receiver.admin.webhook import read_secret
 from receiver.building import Listeners, certificates, decoder, listening_hosts, price_book, theory
 from receiver.clock import Clock, SystemClock
 from receiver.config import Config, Operator
@@ -27,7 +30,7 @@ from receiver.lightning.dev import check_exposure
 from receiver.offices import Offices
 from receiver.offline import Offline
 from receiver.store.books import SqliteBooks
-from receiver.store.folder import Folder
+from receiver.store.folder import Folder, FolderInUse
 from receiver.web.operator import operator_server
 
 __all__ = ["Daemon", "check", "decoder", "office", "offline", "price_book", "run", "theory"]
@@ -44,6 +47,12 @@ GARBAGE_THRESHOLDS: Final = (10_000, 1_000, 10)
 
 #: How soon a command asks again whether a daemon has been started meanwhile.
 NO_DAEMON_RETRY_SECONDS: Final = 5.0
+
+#: How long a daemon that starts waits for the folder: as long as a command needs that found no daemon. Another daemon stays.
+COMMAND_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 0.05
+#: Between "nobody is to come any more" and the end of an office: whoever had read before where it is has asked by then.
+LAST_CALL_SECONDS: Final = 0.1
 
 
 def run(config: Config, *, started: Started | None = None) -> int:
@@ -77,7 +86,7 @@ def run(config: Config, *, started: Started | None = None) -> int:
 
 async def _serve(config: Config, started: Started | None) -> None:
     """Build the daemon on its loop and run it."""
-    with Folder(config.store.directory) as folder:
+    async with _held(config) as folder:
         daemon: Daemon | None = None
 
         def broke(error: StoreBroken) -> None:
@@ -93,6 +102,7 @@ async def _serve(config: Config, started: Started | None) -> None:
                     " the last of it, and nobody sends it again"
                 )
             async with Offices.open(config, folder, books, clock=clock) as offices:
+                await play_money.check(ledger=books.ledger, receipts=books.topups, lightning=config.lightning, clock=clock)
                 daemon = Daemon(
                     config,
                     clock=clock,
@@ -107,6 +117,24 @@ async def _serve(config: Config, started: Started | None) -> None:
                     await daemon.run(started)
                 finally:
                     remove_url(folder.directory)
+
+
+@contextlib.asynccontextmanager
+async def _held(config: Config) -> AsyncIterator[Folder]:
+    """The data folder, locked. A command that looks who holds it, or works on it for want of a daemon, is waited for."""
+    folder = Folder(config.store.directory)
+    ends = time.monotonic() + COMMAND_SECONDS
+    while True:
+        try:
+            folder.open()
+        except FolderInUse:
+            if time.monotonic() >= ends:
+                raise
+            await asyncio.sleep(LOOK_SECONDS)
+        else:
+            break
+    with contextlib.closing(folder):
+        yield folder
 
 
 def _say_where(config: Config, folder: Folder, found: Listeners) -> None:
@@ -142,6 +170,7 @@ async def office(config: Config) -> AsyncIterator[tuple[str, str]]:
                 yield f"http://{host}:{port}", token
             finally:
                 remove_url(folder.directory)
+                await asyncio.sleep(LAST_CALL_SECONDS)
                 await server.stop()
                 for job in jobs:
                     job.cancel()
@@ -202,6 +231,8 @@ def check(config: Config) -> None:
     certificates(config)
     if config.lightning.backend == DEV:
         check_exposure(listening_hosts(config), allow_off_loopback=config.lightning.dev.allow_off_loopback)
+    if config.credit.webhook_url:
+        read_secret(config.credit.webhook_secret_file)
 
 
 def offline(config: Config) -> Offline:

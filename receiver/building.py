@@ -75,10 +75,10 @@ def theory(config: Config) -> Theory:
 
 
 def decoder(config: Config, rules: Theory) -> Decoder:
-    """A decoder that keeps the attributes that any rule reads."""
-    usage, attribution = rules.rules.limit_of, rules.attribution.limit_of
+    """A decoder that keeps of the attributes what any rule reads."""
     return Decoder(
-        lambda key: max(usage(key), attribution(key)),
+        rules.limit_of,
+        trim_of=rules.trim_of,
         max_spans=config.otlp.max_spans_per_request,
         max_attributes=config.otlp.max_attributes_per_span,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from receiver.clock import Clock
 from receiver.core.journal import Journal, Unstorable
 from receiver.core.outcome import Outcome, Theory, not_worked_out, work_out
 from receiver.core.prices import PriceBook
-from receiver.core.privacy import Privacy
+from receiver.core.privacy import NOT_KNOWN, Privacy
 from receiver.core.sources import Sources
 from receiver.core.span import Span
 from receiver.core.usage import Klass
@@ -172,21 +172,23 @@ class Closing:
         What the journal will never take is a fault of ours. It would fail again and again, and hold up everybody's traces behind it: so
         then each is closed alone, and the one that fails is closed as not counted.
         """
+        kept = [
+            (group, self._kept(group, outcome)) for group, outcome in outcomes
+        ]  # now: who is forgotten from here on finds it in the books
         try:
-            await self._journal.close([outcome.close for _, outcome in outcomes])
+            await self._journal.close([outcome.close for _, outcome in kept])
         except Unstorable as error:
             if len(outcomes) > 1:
                 return sum([await self._commit([each]) for each in outcomes])
-            ((group, outcome),) = outcomes
+            ((group, _),) = kept
             log.exception(
                 "a fault of ours: what these traces came to cannot be stored, and their model calls are listed as missing",
                 extra={"account": group.account, "traces": " ".join(trace.key.trace_id.hex() for trace in group.traces)},
             )
-            outcome = await self._not_counted(group, error)
-            outcomes = [(group, outcome)]
-        for _ in outcomes:  # all of them at once: what is committed must never be closed again, whatever happens below
+            kept = [(group, await self._not_counted(group, error))]
+        for _ in kept:  # all of them at once: what is committed must never be closed again, whatever happens below
             self._released.popleft()
-        for group, outcome in outcomes:
+        for group, outcome in kept:
             self._observe(group, outcome)
         return sum([len(group.traces) for group, _ in outcomes])
 
@@ -212,8 +214,8 @@ class Closing:
 
         try:
             if sum(len(trace.spans) + len(trace.earlier) for trace in group.traces) < GIANT_SPANS:
-                return self._kept(work_out(group, self._theory, last_values))
-            return self._kept(await asyncio.to_thread(work_out, group, self._theory, last_values))
+                return work_out(group, self._theory, last_values)
+            return await asyncio.to_thread(work_out, group, self._theory, last_values)
         except Exception:
             # It would fail again and again, and hold up everybody's traces behind it.
             log.exception(
@@ -222,15 +224,18 @@ class Closing:
             )
             return not_worked_out(group)
 
-    def _kept(self, outcome: Outcome) -> Outcome:
+    def _kept(self, group: Group, outcome: Outcome) -> Outcome:
         """The outcome with no more names in it than may be kept: from here it goes to the books, and from there to all that is shown."""
         if not self._privacy.active:
             return outcome
         close = outcome.close
-        return replace(
-            outcome,
-            close=replace(close, charges=self._privacy.applied(close.charges), cumulative=self._privacy.sources(close.cumulative)),
-        )
+        received: Mapping[tuple[bytes, bytes], int] = NOT_KNOWN
+        if self._privacy.forgets and close.charges:
+            received = {
+                (span.trace_id, span.span_id): span.received_unix_nano for trace in group.traces for span in (*trace.earlier, *trace.spans)
+            }
+        charges, cumulative = self._privacy.applied(close.charges, received), self._privacy.sources(close.cumulative)
+        return replace(outcome, close=replace(close, charges=charges, cumulative=cumulative))
 
     def _observe(self, group: Group, outcome: Outcome) -> None:
         charges = outcome.close.charges

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from receiver import __version__
+from receiver.access.keys import KeyNeed
 from receiver.access.tls import Tls
 from receiver.building import Listeners, certificates, decoder, metrics_options, otlp_servers, theory, tls_context, window_limits
 from receiver.clock import Clock, SystemClock
@@ -53,7 +54,7 @@ RESTORED_ROWS: Final = 64
 #: After the disk has failed, how long /metrics and the health pages stay to be seen.
 BROKEN_SECONDS: Final = 10.0
 
-Started = Callable[[Mapping[str, int]], None]
+Started = Callable[[Mapping[str, int], KeyNeed], None]
 
 
 class Daemon:
@@ -113,6 +114,7 @@ class Daemon:
             clock=clock,
             topup_url=offices.topup_url,
             on_low=offices.warn,
+            on_exhausted=offices.exhausted,
             max_open_spans=offices.max_open_spans,
         )
         self._book = rules.book
@@ -120,6 +122,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._failure: StoreBroken | None = None
         self._restoring = ""  #: how far, for people
+        self._restored = False  #: the counters are whole
         self._told_to_stop = 0.0  #: monotonic seconds of the first signal
         self._acts: set[asyncio.Task[None]] = set()  #: begun by signals; held, or the loop may forget them
         self._overview = Overview(
@@ -140,7 +143,7 @@ class Daemon:
         async with self.serving() as ports:
             self._handle_signals()
             if started is not None:
-                started(ports)
+                started(ports, self.offices.register.asked)
             log.info("ready", extra={"version": __version__})
             await self._stopping.wait()
         if self._failure is not None:
@@ -188,6 +191,7 @@ class Daemon:
             metrics.fold(entry)
             if number % RESTORED_ROWS == 0:
                 await asyncio.sleep(0)
+        self._restored = True
         begun = self._clock.monotonic()
         remembered = opened = 0
         for step in journal.replay():
@@ -323,7 +327,7 @@ class Daemon:
             metrics.gauge("journal_bytes", lambda: journal.bytes)
             metrics.gauge("journal_unreleased_rows", lambda: journal.unreleased_rows)
             journal.writer.on_commit = metrics.commit
-        self.offices.show(metrics, lambda: self.journal.snapshot(metrics.series()))
+        self.offices.show(metrics, lambda: self.journal.snapshot(metrics.series()), lambda: self._restored)
 
     # --- while it runs -----------------------------------------------------------------------------------------------------
 

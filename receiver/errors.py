@@ -71,10 +71,31 @@ class Overloaded(ReceiverError):
     """There is no room just now; the same request may succeed after `retry_after_seconds`."""
 
     def __init__(self, *, reason: str, retry_after_seconds: float, detail: str = "") -> None:
-        #: stable, one of the `reason` label's values: "memory", "account_spans", "ledger_unavailable", "shutdown", "starting", "internal"
+        #: stable, one of the `reason` label's values: "memory", "account_spans", "ledger_unavailable", "payment_pending", "shutdown",
+        #: "starting", "internal"
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
         super().__init__(detail or f"the receiver has no room just now ({reason}): send again in {retry_after_seconds:g} s")
+
+
+class PaymentPending(Overloaded):
+    """The credential is a token whose invoice has not been seen settled yet; it is being looked at now."""
+
+    def __init__(self, *, retry_after_seconds: float) -> None:
+        super().__init__(
+            reason="payment_pending",
+            retry_after_seconds=retry_after_seconds,
+            detail="the invoice of this token has not been seen paid yet, nothing was stored: it is being looked up, send again in"
+            f" {retry_after_seconds:g} s",
+        )
+
+
+class TooManyRequests(ReceiverError):
+    """Strangers ask for invoices more often than the operator allows."""
+
+    def __init__(self, detail: str, *, retry_after_seconds: float) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(detail)
 
 
 class CreditHeld(Overloaded):

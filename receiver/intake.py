@@ -91,12 +91,14 @@ class Intake:
         clock: Clock,
         topup_url: Callable[[], str],
         on_low: Callable[[LowBalance], None] = lambda _: None,
+        on_exhausted: Callable[[str], None] = lambda _: None,
         max_open_spans: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         """Open when `refusal` is None.
 
         `topup_url`: where refusals send people. `on_low`: told when a debit took a balance below a mark, whether or not its client
-        still listens. `max_open_spans`: of an account, None: as many as the window holds.
+        still listens; `on_exhausted`: when an account is refused for want of credit, once until money comes in. `max_open_spans`: of
+        an account, None: as many as the window holds.
         """
         self._decoder = decoder
         self._reader = reader
@@ -111,6 +113,7 @@ class Intake:
         self._clock = clock
         self._topup_url = topup_url
         self._on_low = on_low
+        self._on_exhausted = on_exhausted
         self._max_open_spans = max_open_spans
         self._storing: dict[str, int] = {}  #: spans on their way into the window, of accounts that have a limit on open spans
         self._in_flight: dict[TraceKey, asyncio.Task[LowBalance | None]] = {}
@@ -204,6 +207,8 @@ class Intake:
         if self._credit.first_refusal(grant.account):
             facts = {"account": grant.account, "why": grant.answer.value, "balance_msat": grant.balance_msat, "topup_url": url}
             log.warning("spans of an account are refused from now on", extra=facts)
+            if grant.answer in (Judgement.EXHAUSTED, Judgement.HELD):
+                self._on_exhausted(grant.account)
         return refusal(grant, topup_url=url)
 
     async def _store(self, acceptance: Acceptance, traces: set[TraceKey], grant: Grant, *, limited: bool) -> LowBalance | None:

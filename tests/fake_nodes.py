@@ -98,6 +98,7 @@ class FakeLnd:
     synced: bool = True
     refusal: tuple[int, Any] | None = None  # (HTTP status, body) of every answer
     on_ask: Callable[[], Awaitable[None]] | None = None  # awaited before `getinfo` answers
+    elsewhere: str = ""  # where everything is redirected to
     websocket: bool = True
     deaf: bool = False  # answers no pings
     stream: list[Any] = field(default_factory=list)  # what a subscription sends at once; an Event is waited for, None ends it
@@ -107,7 +108,7 @@ class FakeLnd:
     live: list[asyncio.Queue[Any]] = field(default_factory=list)
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self._redirected])
         app.add_routes(
             [
                 web.get("/v1/state", self._state),
@@ -143,6 +144,13 @@ class FakeLnd:
         """Send to every subscriber; None ends their streams."""
         for queue in self.live:
             queue.put_nowait(message)
+
+    @web.middleware
+    async def _redirected(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if self.elsewhere:
+            return web.Response(status=307, headers={"Location": self.elsewhere + request.path_qs})
+        answer: web.StreamResponse = await handler(request)
+        return answer
 
     async def _state(self, _request: web.Request) -> web.Response:
         return await self._answer({"state": "SERVER_ACTIVE"})

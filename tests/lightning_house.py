@@ -87,9 +87,11 @@ class Flaky:
         self._answers()
         return await self.inner.node()
 
-    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int) -> Invoice:
+    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int, description_hash: bytes | None = None) -> Invoice:
         self._answers()
-        return await self.inner.create(amount_msat=amount_msat, description=description, expiry_seconds=expiry_seconds)
+        return await self.inner.create(
+            amount_msat=amount_msat, description=description, expiry_seconds=expiry_seconds, description_hash=description_hash
+        )
 
     async def lookup(self, payment_hash: bytes) -> Invoice:
         self._answers()

@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from receiver.access.keys import DEFAULT_ACCOUNT, NO_DIGEST, UNKNOWN_KEY, bearer, digest
+from receiver.access.keys import DEFAULT_ACCOUNT, NO_DIGEST, UNKNOWN_KEY, KeyNeed, bearer, digest
+from receiver.access.l402 import SEND, Tokens, is_l402
 from receiver.clock import Clock
 from receiver.config import Credit
-from receiver.core.accounts import Account, AccountKey
+from receiver.core.accounts import Account, AccountKey, AccountToken
 from receiver.core.credit import CreditPolicy, OnExhausted, OnLedgerError
 from receiver.errors import AccountDisabled, Unauthenticated
 
@@ -51,6 +52,7 @@ class Accounts:
         self._static: dict[bytes, AccountKey] = {}
         self._by_digest: dict[bytes, tuple[bytes, str, int | None]] = {}  #: digest -> digest, account, expiry in Unix nanoseconds
         self._disabled: set[str] = set()
+        self.tokens = Tokens(clock)
         self._policies: dict[str, CreditPolicy] = {}
         self._limits: dict[str, Limits] = {}
         self._policy_of_all = self.policy_of(Account(name=DEFAULT_ACCOUNT, created_unix_nano=0))
@@ -62,18 +64,30 @@ class Accounts:
         for name in {DEFAULT_ACCOUNT, *(key.account for key in self._static.values())}:
             self.put(Account(name=name, created_unix_nano=0))
 
-    def load(self, accounts: Iterable[Account], keys: Iterable[AccountKey]) -> None:
+    def load(self, accounts: Iterable[Account], keys: Iterable[AccountKey], tokens: Iterable[AccountToken] = ()) -> None:
         """Take over what the account book holds, at the start."""
         for account in accounts:
             self.put(account)
         for key in keys:
             self.put_key(key)
+        for token in tokens:
+            self.tokens.put(token)
 
     # --- what each request asks --------------------------------------------------------------------------------------------
 
-    def account(self, authorization: str | None) -> str:
-        """The account that an `Authorization` header names. Raises Unauthenticated, AccountDisabled."""
-        if self._by_digest or self._always:
+    def account(self, authorization: str | None, *, use: str = SEND) -> str:
+        """The account that an `Authorization` header names: `Bearer KEY`, or `L402 TOKEN:PREIMAGE`.
+
+        `use`: for what, as a token may be narrowed to less than a key opens (`l402.CAPABILITIES`).
+
+        Raises:
+            Unauthenticated, AccountDisabled: it names none, or one that is refused.
+            PermissionDenied, PaymentPending: see `l402.Tokens.account`.
+        """
+        if is_l402(authorization):
+            assert authorization is not None
+            name = self.tokens.account(authorization, use=use)
+        elif self._by_digest or self._always:
             presented = digest(bearer(authorization))
             known, name, expires_unix_nano = self._by_digest.get(presented, _NOBODY)
             now_unix_nano = self._clock.unix_nano()
@@ -91,6 +105,13 @@ class Accounts:
     def required(self) -> bool:
         """Whether a request must carry a key: as soon as there is one. Else everyone is the account "default"."""
         return self._always or bool(self._by_digest)
+
+    @property
+    def asked(self) -> KeyNeed:
+        """Whether a request is asked for a key, and whether anybody has one."""
+        if not self.required:
+            return KeyNeed.NOT_ASKED
+        return KeyNeed.ASKED if self._by_digest or len(self.tokens) else KeyNeed.NOBODY_HAS_ONE
 
     def policy(self, name: str) -> CreditPolicy:
         """On what terms an account's spans are taken; for one that is not known, those of everyone."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import Unauthenticated
@@ -25,6 +26,14 @@ KEY_BYTES: Final = 32  #: 256 random bits: beyond guessing
 
 NO_DIGEST: Final = bytes(32)  #: compared against when nothing was found, so that both ways do the same work
 UNKNOWN_KEY: Final = "the key that was sent is not known here: check it, or ask the operator for one"
+
+
+class KeyNeed(Enum):
+    """Whether a request is asked for a key, and whether there is any."""
+
+    NOT_ASKED = "not asked"  #: everyone is the account "default"
+    ASKED = "asked"
+    NOBODY_HAS_ONE = "nobody has one"  #: so nobody is let in
 
 
 class Keys:

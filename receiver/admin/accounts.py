@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import fields, replace
 from typing import Any, Final, Protocol
 
 from receiver.access.accounts import HINT_CHARACTERS, Accounts
 from receiver.access.keys import DEFAULT_ACCOUNT, digest, generate_key
 from receiver.clock import Clock
-from receiver.core.accounts import Account, AccountBook, AccountKey
+from receiver.core.accounts import L402_PREFIX, Account, AccountBook, AccountKey, AccountToken
 from receiver.core.credit import OnExhausted
+from receiver.core.invoices import watched_since_unix_nano
 from receiver.core.ledger import Balance, Outcome, Terms, Transfer, adjust
 from receiver.core.moments import rfc3339
 from receiver.errors import Conflict, InvalidValue, NotFound, Overloaded
@@ -67,12 +68,19 @@ class AccountOffice:
         Then keep what only the configuration names, and give each account the start balance that it has not had; with a full disk
         that is left to the next start.
         """
-        self._register.load(await self._book.accounts(), await self._book.keys())
+        since_unix_nano = watched_since_unix_nano(now_unix_nano=self._clock.unix_nano())
+        tokens = await self._book.tokens(watched_since_unix_nano=since_unix_nano)
+        self._register.load(await self._book.accounts(), await self._book.keys(), tokens)
+        unwritten = [token for token in tokens if token.is_paid and self._register.find(token.account) is None]
+        for token in unwritten:  # the last process ended between a credit and its account's row
+            self._register.put(self._bought(token))
         try:
             for account in self._register.known():
                 if not account.created_unix_nano:  # the configuration's word alone
                     await self._keep(replace(account, created_unix_nano=self._clock.unix_nano()))
                 await self._start_balance(account.name)
+            for token in unwritten:
+                await self._write_bought(token)
         except Overloaded as error:
             log.warning("accounts could not be written down, which is tried again at the next start: %s", error)
 
@@ -98,6 +106,8 @@ class AccountOffice:
             InvalidValue: as `change`.
         """
         async with self._alone:
+            if name.startswith(L402_PREFIX):
+                raise InvalidValue(f"account: names that begin with {L402_PREFIX!r} are for accounts that are bought: choose another")
             if self._register.find(name) is not None:
                 why = "as long as there is no key, everything belongs to it; " if name == DEFAULT_ACCOUNT else ""
                 raise Conflict(f"account {name!r} exists already: {why}`spantoll account rotate-key {name}` makes a key for it")
@@ -132,11 +142,19 @@ class AccountOffice:
         """Let it in again. Raises NotFound."""
         return await self._enabled(name, enabled=True)
 
+    def paid(self, token: AccountToken) -> Coroutine[Any, Any, None]:
+        """A token was paid: its account is there from this moment on; to be awaited, so that the book has it too."""
+        assert token.is_paid
+        if self._register.find(token.account) is None:
+            self._register.put(self._bought(token))
+        self._register.tokens.put(token)
+        return self._write_bought(token)
+
     async def rotate_key(self, name: str, *, grace_seconds: float = 0.0) -> dict[str, Any]:
         """A new key for an account; the keys that it had open it for `grace_seconds` more, by default not at all.
 
         The answer has the key (`key`), when the old ones end (`old_keys_expire`, None: at once), and `first_key` as in `add`. Keys in
-        the configuration are left alone. Raises NotFound.
+        the configuration are left alone. The token that an account was bought with (L402) is replaced like a key. Raises NotFound.
         """
         async with self._alone:
             account = self._find(name)
@@ -156,6 +174,16 @@ class AccountOffice:
                     expiring = replace(each, expires_unix_nano=ends_unix_nano)
                     await self._book.put_key(expiring)
                     self._register.put_key(expiring)
+            for token in self._register.tokens.of_account(name):
+                if token.expires_unix_nano is None or token.expires_unix_nano > now_unix_nano:
+                    replaced += 1
+                if ends_unix_nano <= now_unix_nano or (token.expires_unix_nano or ends_unix_nano) <= now_unix_nano:
+                    await self._book.remove_token(token.id)
+                    self._register.tokens.remove(token.id)
+                elif token.expires_unix_nano is None or token.expires_unix_nano > ends_unix_nano:
+                    ending = replace(token, expires_unix_nano=ends_unix_nano)
+                    await self._book.put_token(ending)
+                    self._register.tokens.put(ending)
             log.info("an account has a new key", extra={"account": name, "replaced_keys": replaced, "grace_seconds": grace_seconds})
             if first_key:
                 log.warning("from now on every request needs a key: those without one are refused as unauthenticated")
@@ -197,6 +225,29 @@ class AccountOffice:
             )
         return account
 
+    def _bought(self, token: AccountToken) -> Account:
+        """The account of a payment. What is accepted from people whom the operator knows, such as debt, is not from strangers."""
+        return Account(
+            name=token.account,
+            created_unix_nano=token.created_unix_nano,
+            enforce=True,
+            credit_limit_msat=0,
+            on_exhausted=OnExhausted.DROP if self._register.policy("").on_exhausted is OnExhausted.ACCEPT else None,
+            max_debt_msat=0,
+        )
+
+    async def _write_bought(self, token: AccountToken) -> None:
+        """What cannot be written now is written at the next start, since the credit and the token say that it must be there."""
+        async with self._alone:
+            account = self._register.find(token.account)
+            assert account is not None
+            try:
+                await self._book.put_account(account)
+            except Overloaded as error:
+                log.warning("an account that was bought could not be written down, which is tried again at the next start: %s", error)
+            else:
+                log.info("an account was bought", extra={"account": token.account})
+
     async def _keep(self, account: Account) -> None:
         await self._book.put_account(account)
         self._register.put(account)
@@ -209,8 +260,11 @@ class AccountOffice:
         return key
 
     async def _start_balance(self, name: str) -> None:
-        """Once in the life of an account: its transfer has an id that no second one can have."""
-        if not self._start_balance_msat:
+        """Once in the life of an account: its transfer has an id that no second one can have.
+
+        Not to one that was bought: who buys ten would be given ten.
+        """
+        if not self._start_balance_msat or name.startswith(L402_PREFIX):
             return
         gift = adjust(
             name,
@@ -248,6 +302,16 @@ class AccountOffice:
                 }
                 for key in self._register.keys(account.name)
                 if key.expires_unix_nano is None or key.expires_unix_nano > self._clock.unix_nano()
+            ]
+            + [
+                {
+                    "hint": f"l402:{token.id.hex()[:HINT_CHARACTERS]}",
+                    "created": rfc3339(token.created_unix_nano),
+                    "expires": None if token.expires_unix_nano is None else rfc3339(token.expires_unix_nano),
+                    "source": "token",
+                }
+                for token in self._register.tokens.of_account(account.name)
+                if token.expires_unix_nano is None or token.expires_unix_nano > self._clock.unix_nano()
             ]
             + [
                 {"hint": key.hint, "created": None, "expires": None, "source": "configuration"}

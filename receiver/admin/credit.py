@@ -11,11 +11,13 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from receiver.access.l402 import account_name
 from receiver.admin.credit_shown import in_sat, show_audit, show_balance, show_line, show_topup
+from receiver.admin.play_money import RESERVED_ID
 from receiver.clock import Clock
 from receiver.config import Lightning
 from receiver.core.accounts import Account
@@ -47,8 +49,8 @@ LISTED: Final = 100
 #: An id that a client chose, and a note: as long as anyone writes them by hand or by UUID.
 _MAX_ID: Final = 128
 _MAX_NOTE: Final = 500
-#: Ids of start balances, which are given by the daemon itself.
-_RESERVED_ID: Final = "start:"
+#: Ids of what the daemon itself gives and takes: start balances, play money.
+_RESERVED_IDS: Final = ("start:", RESERVED_ID)
 
 
 class Register(Protocol):
@@ -76,6 +78,8 @@ class CreditOffice:
         counts: Mapping[InvoiceState, int],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_low: Callable[[LowBalance], None] = lambda _: None,
+        on_credit: Callable[[TopUp], None] = lambda _: None,
+        restored: bool = False,
     ) -> None:
         """Use `open`."""
         self._ledger = ledger
@@ -87,6 +91,7 @@ class CreditOffice:
         self._topup_url = topup_url
         self._clock = clock
         self._on_low = on_low
+        self._on_credit = on_credit
         self._counts = Counter(dict(counts))
         self._waiting: Counter[str] = Counter()
         self._watcher: Watcher | None = None
@@ -101,6 +106,7 @@ class CreditOffice:
                 sleep=sleep,
                 on_credit=self._credited,
                 on_move=self._moved,
+                restored=restored,
             )
             limits = TopUpLimits(
                 least_msat=lightning.topup_min_sat * MSAT_PER_SAT,
@@ -126,6 +132,8 @@ class CreditOffice:
         hosts: Iterable[str] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_low: Callable[[LowBalance], None] = lambda _: None,
+        on_credit: Callable[[TopUp], None] = lambda _: None,
+        restored: bool = False,
     ) -> CreditOffice:
         """The office with the wallet that `[lightning]` names.
 
@@ -142,6 +150,8 @@ class CreditOffice:
             hosts: the addresses that the daemon listens on: play money is not served to other machines unless that is allowed.
             sleep: waits.
             on_low: told when an adjustment took a balance below a mark.
+            on_credit: told of each top-up in the moment after its commit, before anyone who waits for it.
+            restored: the books are a copy of an earlier day: payments that they do not know are said.
 
         Raises:
             ConfigError: the dev wallet would serve other machines, or the wallet that is named cannot be used.
@@ -165,6 +175,8 @@ class CreditOffice:
             counts=await topups.counts(),
             sleep=sleep,
             on_low=on_low,
+            on_credit=on_credit,
+            restored=restored,
         )
 
     async def run(self) -> None:
@@ -231,15 +243,14 @@ class CreditOffice:
             "until": rfc3339(until_unix_nano),
             "opening_msat": opening_msat,
             "closing_msat": closing_msat,
-            "lines": [await self._line(line) for line in lines],
+            "lines": await self._lines(lines),
         }
 
-    async def _line(self, line: Line) -> dict[str, Any]:
-        receipt = None
-        if line.code is Code.TOPUP:
-            row = await self._topups.find(bytes.fromhex(line.id.removeprefix("ln:")))
-            receipt = None if row is None else self._shown(row)
-        return show_line(line, receipt)
+    async def _lines(self, lines: Sequence[Line]) -> list[dict[str, Any]]:
+        hashes = {line.id: bytes.fromhex(line.id.removeprefix("ln:")) for line in lines if line.code is Code.TOPUP}
+        found = await self._topups.find_all(hashes.values()) if hashes else {}
+        receipts = {name: self._shown(found[payment_hash]) for name, payment_hash in hashes.items() if payment_hash in found}
+        return [show_line(line, receipts.get(line.id)) for line in lines]
 
     # What the operator does
 
@@ -258,8 +269,8 @@ class CreditOffice:
         self._check_known(account)
         if not 0 < abs(amount_msat) <= MAX_TRANSFER_MSAT:
             raise InvalidValue(f"an adjustment moves 1 to {MAX_TRANSFER_MSAT:,} msat, or takes as many; {amount_msat:,} is neither")
-        if not 0 < len(client_id) <= _MAX_ID or not client_id.isprintable() or client_id.startswith(_RESERVED_ID):
-            raise InvalidValue(f'an id has 1 to {_MAX_ID} printable characters and does not begin with "{_RESERVED_ID}"')
+        if not 0 < len(client_id) <= _MAX_ID or not client_id.isprintable() or client_id.startswith(_RESERVED_IDS):
+            raise InvalidValue(f"an id has 1 to {_MAX_ID} printable characters and begins with none of {', '.join(_RESERVED_IDS)}")
         if len(note) > _MAX_NOTE or not note.isprintable():
             raise InvalidValue(f"a note has at most {_MAX_NOTE} printable characters")
         transfer = adjust(account, client_id=client_id, amount_msat=amount_msat, unix_nano=self._clock.unix_nano(), note=note)
@@ -304,9 +315,37 @@ class CreditOffice:
 
         """
         self._check_known(account)
+        return self._shown(await self._open_desk().request(account, amount_msat))
+
+    async def top_up_by_stranger(self, account: str, amount_msat: int, *, description_hash: bytes) -> TopUp:
+        """An invoice for the account that somebody else may have asked for. Raises as `top_up`."""
+        self._check_known(account)
+        description = f"Spantoll credit for {account}"
+        return await self._open_desk().request_by_stranger(account, amount_msat, description=description, description_hash=description_hash)
+
+    async def sell(self, amount_msat: int) -> tuple[TopUp, dict[str, Any]]:
+        """An invoice for an account that there is not yet, which is named after it; also as `topup`. Raises as `top_up`."""
+        row = await self._open_desk().request_for_new(amount_msat, account_name, description="Spantoll credit")
+        return row, self._shown(row)
+
+    @property
+    def topup_limits(self) -> tuple[int, int]:
+        """The least and the most of a top-up, in msat."""
+        return self._lightning.topup_min_sat * MSAT_PER_SAT, self._lightning.topup_max_sat * MSAT_PER_SAT
+
+    def look(self, payment_hash: bytes) -> None:
+        """Somebody has reason to think that this was paid: ask the node now."""
+        if self._watcher is not None:
+            self._watcher.hint(payment_hash)
+
+    async def find(self, payment_hash: bytes) -> TopUp | None:
+        """A top-up's row, whoever's it is."""
+        return await self._topups.find(payment_hash)
+
+    def _open_desk(self) -> TopUpDesk:
         if self._desk is None:
             raise TopUpRefused("off", 'this daemon takes no top-ups, since lightning.backend is "off": ask the operator for credit')
-        return self._shown(await self._desk.request(account, amount_msat))
+        return self._desk
 
     async def topup(self, payment_hash: str, account: str | None = None, wait_seconds: float = 0.0) -> dict[str, Any]:
         """One top-up, and its receipt once it is settled.
@@ -413,6 +452,7 @@ class CreditOffice:
         self._counts[after] += 1
 
     def _credited(self, row: TopUp) -> None:
+        self._on_credit(row)
         self._observe(row.account)
 
     def _observe(self, account: str) -> None:

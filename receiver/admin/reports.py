@@ -17,6 +17,7 @@ from receiver.core.privacy import Forgotten, Privacy
 from receiver.core.tally import MAX_ROWS, Question, Tally
 from receiver.errors import InvalidValue, Overloaded
 from receiver.metrics.labels import label_value
+from receiver.store.fold import UsageFold
 from receiver.store.forget import SqliteForget, kept
 from receiver.store.reports import SqliteReports
 from receiver.store.retention import SLICE_ROWS, SqliteRetention
@@ -31,6 +32,10 @@ ROUND_SECONDS: Final = 600.0
 PAUSE_SECONDS: Final = 0.05
 #: A running total that nobody continued for so long is a source that is gone.
 CUMULATIVE_SECONDS: Final = 30 * 86_400.0
+#: Single debits are kept so long beyond their UTC day, for clocks that are set back; then the day's are one line of the statement.
+USAGE_SECONDS: Final = 86_400.0
+#: A start that adds up a million spans takes some ten seconds.
+STARTING_RETRY_SECONDS: Final = 5.0
 #: A name longer than this is none; spans' attributes are cut well below.
 MAX_USER: Final = 4_096
 JOURNAL_NOTE: Final = (
@@ -77,6 +82,7 @@ class ReportOffice:
         """
         self._reports = reports
         self._retention = SqliteRetention(writer)
+        self._fold_usage = UsageFold(writer)
         self._forget = SqliteForget(path, writer)
         self._privacy = privacy
         self._settings = settings
@@ -84,12 +90,13 @@ class ReportOffice:
         self._clock = clock
         self._metrics: Shown | None = None
         self._snapshot: Callable[[], Awaitable[None]] | None = None
+        self._whole: Callable[[], bool] = lambda: True
         for one in kept(path):
             privacy.forget(one)
 
-    def show(self, metrics: Shown, snapshot: Callable[[], Awaitable[None]]) -> None:
-        """There are metrics, which name users too, and `snapshot` writes them down."""
-        self._metrics, self._snapshot = metrics, snapshot
+    def show(self, metrics: Shown, snapshot: Callable[[], Awaitable[None]], whole: Callable[[], bool] = lambda: True) -> None:
+        """There are metrics, which name users too, and `snapshot` writes them down; not before they are `whole`."""
+        self._metrics, self._snapshot, self._whole = metrics, snapshot, whole
 
     # -- what operators and customers ask -------------------------------------------------------------------------------
 
@@ -130,6 +137,8 @@ class ReportOffice:
         """
         if not user or len(user) > MAX_USER:
             raise InvalidValue(f"user must be a name of 1 to {MAX_USER:,} characters")
+        if not self._whole():  # what is still added up from the books has the name, and half a sum is not to be written down
+            raise Overloaded(reason="starting", retry_after_seconds=STARTING_RETRY_SECONDS)
         now, privacy = self._clock.unix_nano(), self._privacy
         forgotten = Forgotten(account or "", privacy.told(user), now)
         privacy.forget(forgotten)  # first: what is closed from now on names nobody
@@ -173,6 +182,11 @@ class ReportOffice:
             for act in (retention.roll_up, retention.roll_up_missing):
                 moved += await self._slices(act, before)
         moved += await self._slices(retention.drop_cumulative, max(0, now - round(CUMULATIVE_SECONDS * _NANO)))
+        before = max(0, now - round(USAGE_SECONDS * _NANO))
+        looked = await self._fold_usage(before_unix_nano=before)
+        while looked:
+            await asyncio.sleep(PAUSE_SECONDS)
+            looked = await self._fold_usage(before_unix_nano=before)
         if moved:
             log.info("old charges were rolled up to daily sums, and what nobody continues was dropped", extra={"rows": moved})
         # A late span may open a trace again and again, so twice the time that one life takes.

@@ -24,6 +24,7 @@ from receiver.cli.lightning import lightning
 from receiver.cli.price import price
 from receiver.cli.report import report
 from receiver.cli.serve import serve
+from receiver.cli.token import token
 from receiver.cli.verify import verify
 
 _EPILOG = """
@@ -55,3 +56,4 @@ def main() -> None:
 
 for verb in (serve, demo, account, attribute, price, check_config, credit, dev, report, forget, lightning, backup, verify):
     main.add_command(verb)
+credit.add_command(token)

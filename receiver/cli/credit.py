@@ -107,7 +107,7 @@ def topup(
         if as_json:
             click.echo(json.dumps(made, indent=2))
         else:
-            _show_invoice(made, qr=qr, again=again)
+            show_invoice(made, qr=qr, again=again)
         if not wait:
             return
         paid = _wait_json(api, made) if as_json else _wait_live(api, made)
@@ -264,7 +264,7 @@ def _same_options(config_file: str | None, assignments: tuple[str, ...]) -> str:
     return "".join(f" {shlex.quote(option)}" for option in options)
 
 
-def _show_invoice(made: dict[str, Any], *, qr: bool, again: str) -> None:
+def show_invoice(made: dict[str, Any], *, qr: bool, again: str) -> None:
     """The invoice as a phone reads it, as a wallet takes it, and what it is."""
     from receiver.cli.credit_tables import to_second  # noqa: PLC0415 -- --help need not wait for it
 

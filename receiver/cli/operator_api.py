@@ -2,6 +2,9 @@
 
 While a daemon holds the data folder it is asked. While none does, the books are opened here, in a thread, behind the same API on
 loopback, and closed again afterwards. So each act has one code path, one check and one error, and none works past the lock.
+
+Commands that run at once meet like that, too: one opens the books, the others ask it, and when it ends before they are done the next
+one opens them. Nothing that may have been heard is asked twice.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -49,11 +52,12 @@ class Failed(click.ClickException):
 class OperatorApi:
     """Calls to one operator's listener. Not for several threads."""
 
-    def __init__(self, url: str, token: str, *, tls: ssl.SSLContext | None = None) -> None:
-        """`tls`: how an https listener is verified."""
+    def __init__(self, url: str, token: str, *, tls: ssl.SSLContext | None = None, again: Callable[[], OperatorApi] | None = None) -> None:
+        """`tls`: how an https listener is verified. `again`: finds who is to be asked once nobody listens here any more."""
         self.url = url
         self._token = token
         self._tls = tls
+        self._again = again
 
     def call(
         self,
@@ -78,13 +82,14 @@ class OperatorApi:
 
         """
         asked = {name: value for name, value in (query or {}).items() if value is not None}
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
-        content = None
-        if body is not None:
-            content = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
-        connection = self._connect(TIMEOUT_SECONDS + wait_seconds)
+        connection: http.client.HTTPConnection | None = None
         try:
+            connection = self._connected(TIMEOUT_SECONDS + wait_seconds)
+            headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+            content = None
+            if body is not None:
+                content = json.dumps(body).encode()
+                headers["Content-Type"] = "application/json"
             connection.request(method, f"{path}?{urlencode(asked)}" if asked else path, body=content, headers=headers)
             answer = connection.getresponse()
             return _read(answer.status, answer.read(_LONGEST_ANSWER_BYTES))
@@ -95,9 +100,30 @@ class OperatorApi:
         except (OSError, http.client.HTTPException) as error:
             raise Failed(f"the daemon at {self.url} does not answer ({str(error) or type(error).__name__}): is it running?") from error
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
-    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+    def _connected(self, timeout: float) -> http.client.HTTPConnection:
+        """A connection on which nothing was sent yet. Raises OSError."""
+        ends = time.monotonic() + STARTING_SECONDS
+        while True:
+            connection = self._connection(timeout)
+            try:
+                connection.connect()
+            except OSError as error:
+                connection.close()
+                if self._again is None or not isinstance(error, ConnectionRefusedError) or time.monotonic() >= ends:
+                    raise
+            else:
+                return connection
+            time.sleep(_LOOK_SECONDS)
+            self._be(self._again())
+
+    def _be(self, other: OperatorApi) -> None:
+        """Ask where `other` asks."""
+        self.url, self._token, self._tls, self._again = other.url, other._token, other._tls, other._again
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
         at = urlsplit(self.url)
         if at.scheme == "https":
             return http.client.HTTPSConnection(at.hostname or "", at.port, timeout=timeout, context=self._tls)
@@ -112,39 +138,44 @@ def segment(value: str) -> str:
 @contextmanager
 def operator_api(config: Config) -> Iterator[OperatorApi]:
     """The API of the daemon that holds `store.directory`, or of its books opened here. Failed when neither can be had."""
-    directory = Path(config.store.directory)
     try:
-        pid = _holder(directory)
-        if pid is not None:
-            yield OperatorApi(_url(directory, pid), read_token(directory), tls=_tls(config))
-            return
-        with _office(config) as (url, token):
-            yield OperatorApi(url, token)
+        with ExitStack() as opened:
+            yield _found(config, opened)
     except ReceiverError as error:
         raise Failed(str(error)) from error
 
 
+def _found(config: Config, opened: ExitStack) -> OperatorApi:
+    """Who is to be asked now. `opened`: where books that are opened here are closed again."""
+    directory = Path(config.store.directory)
+    waited_for, ends = "", 0.0
+    while True:
+        pid = _holder(directory)
+        if pid is None:
+            try:
+                return OperatorApi(*opened.enter_context(_office(config)))
+            except FolderInUse as quicker:
+                pid = quicker.pid
+        url = read_url(directory, pid)
+        if url is not None:
+            return OperatorApi(url, read_token(directory), tls=_tls(config), again=lambda: _found(config, opened))
+        if pid != waited_for or not ends:
+            waited_for, ends = pid, time.monotonic() + STARTING_SECONDS
+        elif time.monotonic() >= ends:
+            raise NoOperatorListener(
+                f"{directory} is in use by {f'the process {pid}' if pid else 'another process'}, which has no operator's listener: set"
+                " operator.endpoint there, or stop it first"
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
 def _holder(directory: Path) -> str | None:
-    """The process that holds the folder, None when nobody does."""
+    """The process that holds the folder ("" while it has not said so), None when nobody does."""
     try:
         with Folder(directory):
             return None
     except FolderInUse as held:
         return held.pid
-
-
-def _url(directory: Path, pid: str) -> str:
-    ends = time.monotonic() + STARTING_SECONDS
-    while True:
-        url = read_url(directory, pid)
-        if url is not None:
-            return url
-        if time.monotonic() >= ends:
-            raise NoOperatorListener(
-                f"{directory} is in use by the process {pid or 'of another user'}, which has no operator's listener: set operator.endpoint"
-                " there, or stop it first"
-            )
-        time.sleep(_LOOK_SECONDS)
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

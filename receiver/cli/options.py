@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
@@ -55,14 +55,19 @@ def configured(verb: F) -> F:
 
 def formatted(verb: F) -> F:
     """Give a verb `--format`, as `output_format`: "table" or "json", resolved."""
+    return formatted_as(FORMATS, "A table for eyes or JSON for programs.")(verb)
+
+
+def formatted_as(formats: Sequence[str], says: str) -> Callable[[F], F]:
+    """The same with other formats than those two beside them."""
     return click.option(
         "--format",
         "output_format",
-        type=click.Choice(FORMATS),
+        type=click.Choice(formats),
         default=None,
         callback=lambda _context, _option, value: value or ("table" if sys.stdout.isatty() else "json"),
-        help="A table for eyes or JSON for programs. Default: a table on a terminal, JSON otherwise.",
-    )(verb)
+        help=f"{says} Default: a table on a terminal, JSON otherwise.",
+    )
 
 
 @contextmanager

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from typing import Any, Final
 
 import click
 
 from receiver.cli.operator_api import operator_api
-from receiver.cli.options import configured, read_config
+from receiver.cli.options import configured, formatted_as, read_config
 from receiver.core.tally import BY, MAX_ROWS, parse_by
 from receiver.logs import printable
 
@@ -50,14 +49,7 @@ def _by(_context: click.Context, _option: click.Parameter, value: tuple[str, ...
 @click.option("--tz", metavar="ZONE", default="UTC", show_default=True, help="Whose days and hours: Europe/Berlin, America/New_York.")
 @click.option("--account", metavar="NAME", help="Only what is this account's.")
 @click.option("--top", type=click.IntRange(1, MAX_ROWS), help="So many rows, the dearest; the others are added up in one.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(FORMATS),
-    default=None,
-    callback=lambda _context, _option, value: value or ("table" if sys.stdout.isatty() else "json"),
-    help="A table for eyes, JSON for programs, CSV for spreadsheets. Default: a table on a terminal, JSON otherwise.",
-)
+@formatted_as(FORMATS, "A table for eyes, JSON for programs, CSV for spreadsheets.")
 @configured
 def report(
     *,

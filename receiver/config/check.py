@@ -48,10 +48,11 @@ def _off_loopback(config: Config, name: str, listener: OtlpGrpc | OtlpHttp | Ope
             f"{name}.endpoint: {listener.endpoint} is reached from other machines in plain text;"
             f" set tls.cert_file and tls.key_file, or say {name}.insecure = true where the network is trusted"
         )
-    if isinstance(listener, (OtlpGrpc, OtlpHttp)) and not config.access.keys and not config.access.required:
+    if not isinstance(listener, Operator) and not (config.access.keys or config.access.required or config.l402.enabled):
+        could = "see and use the account default" if isinstance(listener, Customer) else "send"
         yield (
-            f"{name}.endpoint: {listener.endpoint} is reached from other machines, and anyone there could send; set access.required = true"
-            " and make keys with `spantoll account add`, or add an [[access.key]]"
+            f"{name}.endpoint: {listener.endpoint} is reached from other machines, and anyone there could {could}; set access.required ="
+            " true and make keys with `spantoll account add`, or add an [[access.key]]"
         )
     if isinstance(listener, Operator) and not listener.keys and not (config.tls.client_ca_file and not listener.insecure):
         yield (
@@ -109,6 +110,16 @@ def _credit(config: Config) -> Iterator[str]:
         yield f'credit.max_debt_msat: has no effect while credit.on_exhausted is "{credit.on_exhausted}"; set that to "accept"'
     if lightning.topup_min_sat > lightning.topup_max_sat:
         yield f"lightning.topup_min_sat: {lightning.topup_min_sat:,} is more than lightning.topup_max_sat ({lightning.topup_max_sat:,})"
+    for name, on in (("l402.enabled", config.l402.enabled), ("lightning.address", lightning.address)):
+        if on and not config.customer.endpoint:
+            yield f"{name}: has no effect while customer.endpoint is off, where it would be asked for"
+        if on and lightning.backend == "off":
+            yield f'{name}: has no effect while lightning.backend is "off", since there are no invoices'
+    if bool(credit.webhook_url) != bool(credit.webhook_secret_file):
+        missing, there = ("secret_file", "url") if credit.webhook_url else ("url", "secret_file")
+        yield f"credit.webhook_{missing}: is missing beside credit.webhook_{there}; set both, or neither"
+    if credit.webhook_url.startswith("http:") and not is_loopback(urlsplit(credit.webhook_url).hostname or ""):
+        yield f"credit.webhook_url: {credit.webhook_url} would carry names and balances over the network in plain text; make it https"
 
 
 def _node(config: Config) -> Iterator[str]:

@@ -57,6 +57,13 @@ class Credit:
         kinds.Text(pattern=r"https?://\S+", allowed='a URL, or "" for that of the customer listener'),
         "Where refusals send people to top up.",
     )
+    webhook_url: str = key(
+        "",
+        kinds.Text(pattern=r"https?://[^/\s?#@]+(?:/[^\s#]*)?", allowed='a URL, or "" for none'),
+        "Told by POST when a balance passes a low mark and when an account is first refused for want of credit. Signed as Standard"
+        " Webhooks says; what cannot be delivered is tried again for about a day. Redirects are not followed.",
+    )
+    webhook_secret_file: str = file("A file with the secret that signs them (HMAC-SHA256): `whsec_` and base64, or any line of text.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +118,45 @@ class Lightning:
         ("bitcoin", "testnet", "signet", "regtest"),
         "The chain that a real node must be on, so that play money is never credited by mistake; the dev wallet is always on regtest.",
     )
+    play_money: str = choice(
+        "refuse",
+        ("refuse", "take_back", "keep"),
+        'What happens at the start where a node on bitcoin is named and accounts have credit left of the dev wallet or a test network:'
+        ' "refuse" does not start, "take_back" takes it from them, "keep" lets them spend it as money.',
+    )
     topup_min_sat: int = count(100, "The least top-up.", least=1, most=_MOST_MSAT // 1_000)
     topup_max_sat: int = count(1_000_000, "The largest top-up.", least=1, most=_MOST_MSAT // 1_000)
     invoice_expiry: float = duration("1h", "How long an invoice can be paid.", least="1m", most="30d")
     max_unpaid: int = count(8, "Invoices of one account that can be open at once.", least=1, most=99)
+    address: bool = flag(
+        False,
+        "true: each account has a Lightning Address, ACCOUNT@HOST of the customers' listener, which anyone can pay to (LNURL-pay). It tells"
+        " strangers which accounts there are.",
+    )
+    public_max_unpaid: int = count(
+        100, "Invoices of strangers (L402, Lightning Address) that can be open at once, all together.", least=1, most=100_000
+    )
+    public_per_hour: int = count(
+        20,
+        "Invoices that a stranger's address (of IPv6 its /64) may ask for in an hour; 0: any number. Behind a proxy all have its address.",
+        least=0,
+        most=1_000_000,
+    )
     dev: LightningDev = section(LightningDev, "The wallet without a node.")
     lnd: LightningLnd = section(LightningLnd, "An LND node; receiving is all that is asked of it.")
     lnbits: LightningLnbits = section(LightningLnbits, "A wallet of an LNbits server; receiving is all that is asked of it.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class L402:
+    """`[l402]`."""
+
+    enabled: bool = flag(
+        False,
+        "true: who asks the customers' listener for a top-up without a key is answered 402 with an invoice and a token; paid, the token is"
+        " an account, in exporters too (`Authorization: L402 TOKEN:PREIMAGE`). Every request then needs a key or a token. false: none is"
+        " sold; those that were sold go on.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

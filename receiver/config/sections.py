@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from receiver.config import kinds
-from receiver.config.credit import Credit, Lightning, Privacy
+from receiver.config.credit import L402, Credit, Lightning, Privacy
 from receiver.config.fields import REQUIRED, choice, count, duration, file, flag, key, rows, section, size
 from receiver.config.listening import Access, Customer, Operator, Otlp, Tls
 from receiver.core.attribution import DIMENSIONS
@@ -275,6 +275,7 @@ class Config:
     store: Store = section(Store, "Where the books live.")
     credit: Credit = section(Credit, "What Spantoll costs, and what happens to an account without credit.")
     lightning: Lightning = section(Lightning, "How credit is paid.")
+    l402: L402 = section(L402, "Accounts without an operator: a payment is one.")
     window: Window = section(
         Window, "How long a trace is waited for before its calls are counted. Shorter waits lose names of agents and users, not costs."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from receiver.core.credit import OnExhausted
 
@@ -42,8 +42,29 @@ class AccountKey:
     expires_unix_nano: int | None = None  #: from then on it opens nothing (an old key's grace after a rotation); None: for good
 
 
+#: How the name of an account begins that came into being by a payment. Nobody else can be given such a name.
+L402_PREFIX: Final = "l402:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountToken:
+    """What makes a payment an account (L402): whoever shows the token and the preimage of its invoice is the account.
+
+    A row is kept before its invoice is shown to anyone, so most of them are of invoices that nobody paid.
+    """
+
+    id: bytes  #: 32 random bytes, which the token names
+    account: str  #: L402_PREFIX and the first 16 hexadecimal digits of `payment_hash`
+    payment_hash: bytes  #: of its first top-up, whose preimage is the other half of the credential
+    root_key: bytes = field(repr=False)  #: 32 random bytes that sign this token alone: without the row it is nobody's
+    created_unix_nano: int
+    expires_unix_nano: int | None = None  #: from then on it opens nothing (the grace after a rotation); None: for good
+    is_paid: bool = False  #: whether the ledger was credited for the invoice; the store derives it
+    payable_until_unix_nano: int = 0  #: when the invoice expires; the store derives it
+
+
 class AccountBook(Protocol):
-    """Where accounts and keys are kept. What has resolved is durable."""
+    """Where accounts, keys and tokens are kept. What has resolved is durable."""
 
     def accounts(self) -> Awaitable[Sequence[Account]]:
         """All of them, by name."""
@@ -58,4 +79,16 @@ class AccountBook(Protocol):
         """Keep `key`, in place of an earlier one of its digest."""
 
     def remove_key(self, sha256: bytes) -> Awaitable[None]:
+        """It opens nothing any more."""
+
+    def tokens(self, *, watched_since_unix_nano: int) -> Awaitable[Sequence[AccountToken]]:
+        """Those that are paid, and those whose invoice expires at or after this, so that it may still be."""
+
+    def token_of(self, payment_hash: bytes) -> Awaitable[AccountToken | None]:
+        """The token of this invoice, None when it is of none."""
+
+    def put_token(self, token: AccountToken) -> Awaitable[None]:
+        """Keep `token`, in place of an earlier one of its id. Its top-up is kept already."""
+
+    def remove_token(self, token_id: bytes) -> Awaitable[None]:
         """It opens nothing any more."""

@@ -8,7 +8,7 @@ the transfers and top-ups themselves and so is the model that a durable ledger i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from receiver.core.invoices import Credited, InvoiceState, Settlement, TopUp, credit
@@ -183,6 +183,9 @@ class MemoryLedger(Balances):
 
     async def find(self, payment_hash: bytes) -> TopUp | None:
         return self._topups.get(payment_hash)
+
+    async def find_all(self, payment_hashes: Collection[bytes]) -> Mapping[bytes, TopUp]:
+        return {each: self._topups[each] for each in payment_hashes if each in self._topups}
 
     async def of_account(self, account: str, *, limit: int) -> Sequence[TopUp]:
         mine = [row for row in self._topups.values() if row.account == account]

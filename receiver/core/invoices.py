@@ -15,7 +15,7 @@ nobody has seen and nobody can pay.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Protocol
@@ -239,6 +239,9 @@ class TopUps(Protocol):
 
     def find(self, payment_hash: bytes) -> Awaitable[TopUp | None]:
         """The one with this hash, None when it is not ours."""
+
+    def find_all(self, payment_hashes: Collection[bytes]) -> Awaitable[Mapping[bytes, TopUp]]:
+        """Those with these hashes, by hash."""
 
     def of_account(self, account: str, *, limit: int) -> Awaitable[Sequence[TopUp]]:
         """An account's newest, newest first."""

@@ -12,6 +12,7 @@ from receiver.core.calls import Counted, CountOptions, Missing, count
 from receiver.core.journal import Close, Lack
 from receiver.core.prices import PriceBook
 from receiver.core.usage import Klass, Rules
+from receiver.core.usage.trim import Trim
 from receiver.core.window import Group
 
 FAULT: Final = "fault"  #: a reason of `Missing`: the rules failed on its Group
@@ -28,6 +29,17 @@ class Theory:
     counting: CountOptions
     book: PriceBook
     attribution: AttributionRules
+
+    def limit_of(self, key: str) -> int:
+        """How many bytes of this attribute's value any rule reads; 0: none of it."""
+        return max(self.rules.limit_of(key), self.attribution.limit_of(key))
+
+    def trim_of(self, key: str) -> Trim | None:
+        """What cuts this attribute's value down to the parts that are read; None where a rule reads the whole."""
+        counting, naming = self.rules.trim_of(key), self.attribution.trim_of(key)
+        if counting is not None:
+            return None if self.attribution.limit_of(key) else counting
+        return None if self.rules.limit_of(key) else naming
 
 
 @dataclass(frozen=True, slots=True)

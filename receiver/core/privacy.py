@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from receiver.core.attribution import Charge
@@ -23,6 +24,9 @@ DIGEST_BYTES: Final = 12
 _HASH: Final = re.compile(f"{PREFIX}[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 #: Hashes that are remembered: one costs 1 us, and an agent's calls name the same user again and again.
 MAX_REMEMBERED: Final = 65_536
+
+#: Where nobody knows when spans came.
+NOT_KNOWN: Final[Mapping[tuple[bytes, bytes], int]] = MappingProxyType({})
 
 #: The place of the session in the key of a cumulative source: (account, service, scope, agent, session).
 _SESSION_OF_SOURCE: Final = 4
@@ -86,9 +90,18 @@ class Privacy:
         """Whether anything may have to be changed."""
         return bool(self.hashed or self._forgotten)
 
-    def applied(self, charges: Sequence[Charge]) -> tuple[Charge, ...]:
-        """The charges as they may be kept."""
-        return tuple([self._applied(charge) for charge in charges])
+    @property
+    def forgets(self) -> bool:
+        """Whether there is anybody whose open calls name nobody."""
+        return bool(self._forgotten)
+
+    def applied(self, charges: Sequence[Charge], received: Mapping[tuple[bytes, bytes], int] = NOT_KNOWN) -> tuple[Charge, ...]:
+        """The charges as they may be kept.
+
+        `received`: when a span came, by trace and span id. A client's clock may be ahead of ours, so a call that says that it began after
+        its user was forgotten may have come before.
+        """
+        return tuple([self._applied(charge, received) for charge in charges])
 
     def source(self, key: tuple[str, ...]) -> tuple[str, ...]:
         """The key of a cumulative source as it may be kept."""
@@ -100,18 +113,19 @@ class Privacy:
         """Last values under the keys that may be kept."""
         return {self.source(key): numbers for key, numbers in values.items()}
 
-    def _applied(self, charge: Charge) -> Charge:
+    def _applied(self, charge: Charge, received: Mapping[tuple[bytes, bytes], int]) -> Charge:
         changed: dict[str, str | None] = {}
         for dimension in self.hashed:
             value = getattr(charge, dimension)
             if value is not None:
                 changed[dimension] = self.hash(dimension, value)
-        if self._forgotten and charge.user is not None and self._is_forgotten(charge):
+        if self._forgotten and charge.user is not None and self._is_forgotten(charge, received):
             changed["user"] = None
         return charge._replace(**changed) if changed else charge  # type: ignore[arg-type]  # the names are those of dimensions
 
-    def _is_forgotten(self, charge: Charge) -> bool:
+    def _is_forgotten(self, charge: Charge, received: Mapping[tuple[bytes, bytes], int]) -> bool:
         assert charge.user is not None
         told = self.hash("user", charge.user)
         found = (self._forgotten.get((account, told), 0) for account in ("", charge.account))
-        return charge.start_unix_nano < max(found)
+        began = charge.start_unix_nano
+        return min(began, received.get((charge.trace_id, charge.span_id), began)) < max(found)

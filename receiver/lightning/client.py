@@ -67,8 +67,8 @@ class LightningClient(Protocol):
     async def node(self) -> Node:
         """Who it is. Also the health check; kept off the way of credit, since nodes hang in it when their chain backend is gone."""
 
-    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int) -> Invoice:
-        """A new invoice over a fixed amount."""
+    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int, description_hash: bytes | None = None) -> Invoice:
+        """A new invoice over a fixed amount. With `description_hash` (32 bytes) it says that in place of the description."""
 
     async def lookup(self, payment_hash: bytes) -> Invoice:
         """What it says of an invoice; `state` is UNKNOWN, and all else empty, for one that it does not know."""

@@ -124,7 +124,7 @@ class DevWallet:
     async def node(self) -> Node:
         return Node(payee=self._payee, network=NETWORK, version=VERSION)
 
-    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int) -> Invoice:
+    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int, description_hash: bytes | None = None) -> Invoice:
         if amount_msat <= 0 or expiry_seconds <= 0:
             raise NodeRefused("an invoice of the dev wallet has an amount and an expiry above 0")
         preimage, now_unix_nano = self._entropy(32), self._clock.unix_nano()
@@ -135,7 +135,7 @@ class DevWallet:
             amount_msat=amount_msat,
             timestamp=timestamp,
             payment_hash=hashlib.sha256(preimage).digest(),
-            description=description.encode()[: bolt11.MAX_DESCRIPTION_BYTES].decode(errors="ignore"),
+            description=description_hash or description.encode()[: bolt11.MAX_DESCRIPTION_BYTES].decode(errors="ignore"),
             payment_secret=self._entropy(32),
             expiry_seconds=expiry_seconds,
             min_final_cltv_expiry=_MIN_FINAL_CLTV_EXPIRY,

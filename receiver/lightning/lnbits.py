@@ -66,7 +66,7 @@ class LnbitsClient:
             raise NodeRefused(f"the invoices of this LNbits wallet are for {found}, and lightning.network is {self._network}")
         return Node(payee=self._signer.payee, network=self._signer.network, version=VERSION)
 
-    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int) -> Invoice:
+    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int, description_hash: bytes | None = None) -> Invoice:
         if amount_msat % MSAT_PER_SAT:
             raise NodeRefused("LNbits makes invoices over whole satoshis only, and would drop the rest silently")
         body = {
@@ -76,6 +76,8 @@ class LnbitsClient:
             "memo": description[:MOST_MEMO],
             "expiry": expiry_seconds,
         }
+        if description_hash is not None:
+            body["description_hash"] = description_hash.hex()
         answer = await self._call("POST", "/api/v1/payments", body=body)
         made = _payment(answer)
         text = str(made.get("bolt11") or made.get("payment_request"))

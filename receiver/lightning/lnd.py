@@ -121,10 +121,12 @@ class LndClient:
             raise NodeRefused(f"the LND node is on {found}, and lightning.network is {self._network}: nothing of it is credited")
         return self._known
 
-    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int) -> Invoice:
+    async def create(self, *, amount_msat: int, description: str, expiry_seconds: int, description_hash: bytes | None = None) -> Invoice:
         assert amount_msat > 0 < expiry_seconds  # LND would take 0 for "any amount" and for "a day"
         memo = description.encode()[:MOST_MEMO_BYTES].decode(errors="ignore")
         body = {"value_msat": str(amount_msat), "memo": memo, "expiry": str(expiry_seconds), "private": self._route_hints}
+        if description_hash is not None:  # goes into the invoice instead of the memo, which stays with the node
+            body["description_hash"] = base64.b64encode(description_hash).decode()
         answer = await self._call("POST", "/v1/invoices", body=body)
         with _shape():
             return Invoice(payment_hash=_bytes(answer["r_hash"]), bolt11=str(answer["payment_request"]), state=NodeState.OPEN)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from receiver.core.macaroon_format import END, IDENTIFIER, LOCATION, SIGNATURE, VERIFICATION, VERSION, field
 from receiver.errors import ReceiverError
 
 #: Every call that is made, with the wider right that includes it; LND takes either.
@@ -47,9 +48,7 @@ HARMLESS: Final = frozenset(
 #: The command that bakes what is needed, and nothing more.
 BAKE: Final = " ".join(["lncli bakemacaroon --save_to spantoll.macaroon", *NEEDED, *USEFUL])
 
-_VERSION: Final = 2
 _BAKERY_VERSION: Final = 3
-_END, _LOCATION, _IDENTIFIER, _VERIFICATION, _SIGNATURE = 0, 1, 2, 4, 6  # fields of the binary format
 _OPS, _ENTITY, _ACTION = 3, 1, 2  # fields of the identifier's messages
 
 
@@ -97,17 +96,17 @@ def rights(macaroon: bytes) -> Rights:
 
 
 def _read(macaroon: bytes) -> Rights:
-    if macaroon[0] != _VERSION:
+    if macaroon[0] != VERSION:
         raise NoMacaroon("it does not begin as a macaroon of LND does")
     head, at = _section(macaroon, 1)
     caveats: list[str] = []
-    while macaroon[at] != _END:
+    while macaroon[at] != END:
         caveat, at = _section(macaroon, at)
-        caveats.append(caveat.get(_IDENTIFIER, b"").decode())
-    signature, size, start = _field(macaroon, at + 1)
-    if signature != _SIGNATURE or start + size != len(macaroon):
+        caveats.append(caveat.get(IDENTIFIER, b"").decode())
+    kind, _, end = field(macaroon, at + 1)
+    if kind != SIGNATURE or end != len(macaroon):
         raise NoMacaroon("it has no signature")
-    identifier = head.get(_IDENTIFIER, b"")
+    identifier = head.get(IDENTIFIER, b"")
     if identifier[0] != _BAKERY_VERSION:
         raise NoMacaroon("its identifier is not of a version that is known here, so nobody can tell what it may do")
     allowed: set[str] = set()
@@ -121,42 +120,19 @@ def _read(macaroon: bytes) -> Rights:
 def _section(text: bytes, at: int) -> tuple[dict[int, bytes], int]:
     """The fields of a section by type, and where the next one begins."""
     fields: dict[int, bytes] = {}
-    while text[at] != _END:
-        kind, size, at = _field(text, at)
-        if kind not in (_LOCATION, _IDENTIFIER, _VERIFICATION):
+    while text[at] != END:
+        kind, value, at = field(text, at)
+        if kind not in (LOCATION, IDENTIFIER, VERIFICATION):
             raise NoMacaroon("it holds a field that no macaroon has")
-        fields[kind] = text[at : at + size]
-        at += size
+        fields[kind] = value
     return fields, at + 1
-
-
-def _field(text: bytes, at: int) -> tuple[int, int, int]:
-    """Type and size of a field, and where its data begins."""
-    kind, at = _varint(text, at)
-    size, at = _varint(text, at)
-    if at + size > len(text):
-        raise IndexError
-    return kind, size, at
 
 
 def _messages(text: bytes) -> Iterator[tuple[int, bytes]]:
     """The fields of a Protocol Buffers message that has strings, bytes and messages only, by number."""
     at = 0
     while at < len(text):
-        tag, size, at = _field(text, at)
+        tag, value, at = field(text, at)  # a field of such a message is written as one of a macaroon is
         if tag & 7 != 2:
             raise NoMacaroon("its identifier holds what no macaroon of LND does")
-        yield tag >> 3, text[at : at + size]
-        at += size
-
-
-def _varint(text: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = text[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 28:
-            raise IndexError
+        yield tag >> 3, value

@@ -184,9 +184,10 @@ class Rest:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True
-            )
+            following = aiohttp.TraceConfig()
+            following.on_request_redirect.append(self._stay)  # a WebSocket's handshake cannot be told otherwise
+            connector, jar = aiohttp.TCPConnector(limit=_CONNECTIONS), aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, trace_configs=[following])
         return self._session
 
     def _pin(self) -> aiohttp.Fingerprint | bool:
@@ -199,6 +200,9 @@ class Rest:
             problem = getattr(error, "strerror", None) or "it holds no certificate"
             raise NodeRefused(f"the certificate of the Lightning node, {self._cert_file}, cannot be used: {problem}") from None
         return aiohttp.Fingerprint(hashlib.sha256(der).digest())
+
+    async def _stay(self, _session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        self._check_redirect(redirect.response.status)
 
     def _check_redirect(self, status: int) -> None:
         if 300 <= status < 400:

@@ -6,14 +6,15 @@ Refused requests never come here: exporters retry, and each retry would mint an 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from receiver.clock import Clock
 from receiver.core.credit import format_sat
-from receiver.core.invoices import MSAT_PER_SAT, SECOND_NANO, TopUp, TopUps, payable, reusable
+from receiver.core.invoices import MSAT_PER_SAT, SECOND_NANO, InvoiceState, TopUp, TopUps, payable, reusable
 from receiver.errors import ReceiverError
 from receiver.lightning import bolt11
 from receiver.lightning.client import Invoice, LightningClient, Node, NodeUnavailable, WrongInvoice
@@ -67,36 +68,74 @@ class TopUpDesk:
             TopUpRefused: the amount is not allowed, or too many of the account's invoices are unpaid.
             NodeUnavailable, NodeRefused, WrongInvoice: nothing was made that can be paid.
         """
-        limits = self._limits
-        if not limits.least_msat <= amount_msat <= limits.most_msat or amount_msat % MSAT_PER_SAT:
-            least, most = format_sat(limits.least_msat), format_sat(limits.most_msat)
-            raise TopUpRefused("amount", f"a top-up is {least} to {most} whole satoshis, {format_sat(amount_msat)} is not")
+        self._check_amount(amount_msat)
         async with self._alone(account):  # two requests at once are one invoice
             node = await self._client.node()
-            rows = await self._topups.of_account(account, limit=_SEARCHED)
+            rows = [row for row in await self._topups.of_account(account, limit=_SEARCHED) if not self._of_stranger(row)]
             now_unix_nano = self._clock.unix_nano()
             found = reusable(rows, amount_msat=amount_msat, network=node.network, payee=node.payee, now_unix_nano=now_unix_nano)
             if found is not None:
                 return found
-            if payable(rows, now_unix_nano=now_unix_nano) >= limits.max_payable:
-                raise TopUpRefused(
-                    "too_many", f"account {account!r} has {limits.max_payable} unpaid invoices: pay one, or wait until they expire"
-                )
-            if not node.ready:
-                raise NodeUnavailable("the Lightning node does not follow the chain yet, so nobody could pay: try again later")
-            return await self._new(account, amount_msat, node)
+            self._check_payable(account, rows)
+            return await self._new(node, amount_msat, lambda _: account, f"Spantoll credit for {account}")
 
-    async def _new(self, account: str, amount_msat: int, node: Node) -> TopUp:
+    async def request_by_stranger(self, account: str, amount_msat: int, *, description: str, description_hash: bytes) -> TopUp:
+        """A new invoice for `account` that somebody asked for who need not be its owner; it says the hash of what he was told.
+
+        What is open of these takes nothing from what the account itself may have open, and is never shown to it as its own.
+
+        Raises:
+            As `request`.
+        """
+        self._check_amount(amount_msat)
+        async with self._alone(account):
+            node = await self._client.node()
+            rows = await self._topups.of_account(account, limit=_SEARCHED)
+            self._check_payable(account, [row for row in rows if self._of_stranger(row)])
+            return await self._new(node, amount_msat, lambda _: account, description, description_hash)
+
+    async def request_for_new(self, amount_msat: int, account: Callable[[bytes], str], *, description: str) -> TopUp:
+        """A new invoice for an account that is named after its payment hash. Raises as `request`."""
+        self._check_amount(amount_msat)
+        return await self._new(await self._client.node(), amount_msat, account, description)
+
+    def _check_amount(self, amount_msat: int) -> None:
+        limits = self._limits
+        if not limits.least_msat <= amount_msat <= limits.most_msat or amount_msat % MSAT_PER_SAT:
+            least, most = format_sat(limits.least_msat), format_sat(limits.most_msat)
+            raise TopUpRefused("amount", f"a top-up is {least} to {most} whole satoshis, {format_sat(amount_msat)} is not")
+
+    def _check_payable(self, account: str, rows: Iterable[TopUp]) -> None:
+        most = self._limits.max_payable
+        if payable(rows, now_unix_nano=self._clock.unix_nano()) >= most:
+            raise TopUpRefused("too_many", f"account {account!r} has {most} unpaid invoices: pay one, or wait until they expire")
+
+    def _of_stranger(self, row: TopUp) -> bool:
+        """Whether it may count against what is open, and was made by `request_by_stranger`."""
+        return row.state is InvoiceState.OPEN and row.expires_unix_nano > self._clock.unix_nano() and by_stranger(row.bolt11)
+
+    async def _new(
+        self, node: Node, amount_msat: int, account: Callable[[bytes], str], description: str, description_hash: bytes | None = None
+    ) -> TopUp:
+        """`account`: from the payment hash."""
+        if not node.ready:
+            raise NodeUnavailable("the Lightning node does not follow the chain yet, so nobody could pay: try again later")
+        expiry_seconds = self._limits.expiry_seconds
         made = await self._client.create(
-            amount_msat=amount_msat,
-            description=f"Spantoll credit for {account}",
-            expiry_seconds=self._limits.expiry_seconds,
+            amount_msat=amount_msat, description=description, expiry_seconds=expiry_seconds, description_hash=description_hash
         )
         now_unix_nano = self._clock.unix_nano()
-        said = _checked(made, node, amount_msat=amount_msat, expiry_seconds=self._limits.expiry_seconds, now_unix_nano=now_unix_nano)
+        said = _checked(
+            made,
+            node,
+            amount_msat=amount_msat,
+            expiry_seconds=expiry_seconds,
+            description_hash=description_hash,
+            now_unix_nano=now_unix_nano,
+        )
         row = TopUp(
             payment_hash=made.payment_hash,
-            account=account,
+            account=account(made.payment_hash),
             bolt11=made.bolt11,
             amount_msat=amount_msat,
             network=node.network,
@@ -140,19 +179,32 @@ class _Turn:
             del self._locks[self._account]
 
 
-def _checked(made: Invoice, node: Node, *, amount_msat: int, expiry_seconds: int, now_unix_nano: int) -> bolt11.Bolt11:
+@lru_cache(4_096)
+def by_stranger(text: str) -> bool:
+    """Whether an invoice of ours was asked for by somebody who need not own its account: those alone hold a hash for a description."""
+    try:
+        return bolt11.decode(text).description_hash is not None
+    except bolt11.MalformedInvoice:
+        return False
+
+
+def _checked(
+    made: Invoice, node: Node, *, amount_msat: int, expiry_seconds: int, description_hash: bytes | None, now_unix_nano: int
+) -> bolt11.Bolt11:
     """What the returned invoice says, once it says what was asked for; raises WrongInvoice."""
     try:
         said = bolt11.decode(made.bolt11)
     except bolt11.MalformedInvoice as error:
         raise WrongInvoice(f"the Lightning node returned no invoice: {error}") from error
-    asked = {
+    asked: dict[str, tuple[object, object]] = {
         "network": (said.network, node.network),
         "amount in msat": (said.amount_msat, amount_msat),
         "payment hash": (said.payment_hash.hex(), made.payment_hash.hex()),
         "node": (said.payee, node.payee),
         "expiry in seconds": (said.expiry_seconds, expiry_seconds),
     }
+    if description_hash is not None:  # payers compare it with what they were told, and do not pay another
+        asked["description hash"] = (said.description_hash and said.description_hash.hex(), description_hash.hex())
     for what, (found, wanted) in asked.items():
         if found != wanted:
             raise WrongInvoice(

@@ -37,6 +37,7 @@ from receiver.core.invoices import (
 )
 from receiver.core.ledger import Outcome
 from receiver.errors import ReceiverError
+from receiver.lightning import bolt11
 from receiver.lightning.client import Invoice, LightningClient, NodeUnavailable
 from receiver.lightning.credential import CredentialRefused
 
@@ -52,6 +53,8 @@ LONGEST_BACK_OFF_SECONDS: Final = 60.0
 JITTER: Final = 0.2
 #: Lookups at once: a thousand invoices that were paid during an outage are credited within seconds, a small node is not flooded.
 LOOKUPS_AT_ONCE: Final = 8
+#: How the descriptions of our invoices begin (`admin.credit`).
+DESCRIPTION: Final = "Spantoll credit"
 #: Hints that are remembered at once; above it they are dropped and everything unsettled is looked at instead.
 MAX_HINTS: Final = 10_000
 
@@ -76,10 +79,11 @@ class Watcher:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_credit: Callable[[TopUp], None] = lambda _: None,
         on_move: Callable[[InvoiceState, InvoiceState], None] = lambda _before, _after: None,
+        restored: bool = False,
     ) -> None:
         """`on_credit`: told of every top-up that was credited just now, after its commit; `on_move`: of every change of a state.
 
-        Neither may raise.
+        Neither may raise. `restored`: the books are those of an earlier day, so what is not in them may be of ours all the same.
         """
         self._client = client
         self._topups = topups
@@ -89,6 +93,7 @@ class Watcher:
         self._sleep = sleep
         self._on_credit = on_credit
         self._on_move = on_move
+        self._restored = restored
         self._rows: dict[bytes, TopUp] = {}  # what was unsettled when the store was last read
         self._due: dict[bytes, float] = {}  # when each is looked up next, monotonic seconds
         self._hinted: dict[bytes, None] = {}  # not looked up since the node told of them
@@ -240,6 +245,8 @@ class Watcher:
         row = self._rows.get(payment_hash) or await self._topups.find(payment_hash)
         if row is None:
             self.counts[Verdict.FOREIGN.value] += 1
+            if self._restored:
+                await self._say_lost(payment_hash)
             self._done(payment_hash)
             return
         said = await self._client.lookup(payment_hash)
@@ -259,6 +266,25 @@ class Watcher:
             self._schedule(row)
         else:
             self._done(payment_hash)  # out of the watch window: looked at because of a hint alone
+
+    async def _say_lost(self, payment_hash: bytes) -> None:
+        """A payment that is in no books of ours may be of an invoice of ours: one that was made after the backup that was restored.
+
+        Whose it is the invoice says, in words that anyone with an account at the node could write; so nothing is credited for it here.
+        """
+        said = await self._client.lookup(payment_hash)
+        if said.state is not NodeState.SETTLED:
+            return
+        try:
+            description = bolt11.decode(said.bolt11).description or ""
+        except bolt11.MalformedInvoice:
+            return
+        if description.startswith(DESCRIPTION):
+            log.error(
+                "a payment for credit is not in the books, which may have been restored from a backup: give it by hand with"
+                " `spantoll credit adjust ACCOUNT --msat N --id PAYMENT_HASH`",
+                extra={"payment_hash": payment_hash.hex(), "received_msat": said.received_msat, "invoice_says": description},
+            )
 
     async def _settle(self, row: TopUp, said: Invoice) -> None:
         settlement = Settlement(

@@ -269,6 +269,10 @@ class Metrics:
         """An account was warned that its credit is low."""
         self._row(self._low_balance, (account,), self._unix_nano())[0] += 1
 
+    def webhook(self, outcome: str) -> None:
+        """A try to tell the operator's webhook ended."""
+        self._counters["webhook_tries"].add((outcome,), 1)
+
     def sanitized(self, strings: int) -> None:
         """Strings were no UTF-8."""
         self._counters["receiver_sanitized_strings"].add((), strings)
@@ -327,10 +331,9 @@ class Metrics:
         rows = self._calls.series.values()
         return sum([row[_CALLS] for row in rows]), sum([row[_COST] for row in rows])
 
-    def points(self, name: str) -> list[Point]:
-        """The series of a family in stored units, however young."""
-        shown = self._shown(find(name), born_until=1 << 63, scaled=False)
-        return [] if shown is None else list(shown.points)
+    def unpriced(self) -> list[tuple[Labels, int, int]]:
+        """(account, model, reason), calls and tokens without a price: of each series."""
+        return [(labels, row[_UNPRICED_CALLS], row[_UNPRICED_TOKENS]) for labels, row in self._unpriced.series.items()]
 
     def value(self, name: str, **labels: str) -> Number:
         """The sum of a family's series that have these labels, as it is shown but for `zero_first`; of a histogram its count."""

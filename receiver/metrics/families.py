@@ -280,6 +280,12 @@ FAMILIES: Final = (
         help="Warnings that an account's credit fell below one of its marks (credit.low_balance_marks_msat), once per fall.",
     ),
     Family(
+        name="webhook_tries",
+        kind=Kind.COUNTER,
+        labels=("outcome",),
+        help="Tries to tell credit.webhook_url, by outcome: delivered, failed (tried again), given_up, dropped (too many wait).",
+    ),
+    Family(
         name="books_unbalanced",
         kind=Kind.GAUGE,
         help="1 when the last hourly audit found that the ledger does not add up, else 0. 1 is a fault: see GET /api/v1/audit.",

@@ -22,7 +22,7 @@ from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp import wire_pb2 as wire
 from receiver.otlp.anyvalue import MAX_DEPTH, TEXT_BYTES, Lost, Pair, Text, parse
 from receiver.otlp.framing import MALFORMED, Range, Run, cut_into_runs, skip, split, varint
-from receiver.otlp.intern import SHORT, Interned, Limits
+from receiver.otlp.intern import SHORT, Interned, Limits, Trim
 from receiver.otlp.json import Memo, Reader
 from receiver.otlp.record import (
     MAX_SOURCE_BYTES,
@@ -89,6 +89,7 @@ class Decoder:
     """Bodies to Exports, in either encoding. One serves all requests: it holds the bounded tables of what came before.
 
     limit_of: bytes of this attribute's value that are worth keeping, 0: not wanted. Asked once a key, so it must be pure.
+    trim_of: what cuts this attribute's value down to the parts that are read; None: it is kept whole. As pure.
     max_spans: in one request; over it ExportTooLarge.
     max_attributes: wanted ones that a span (resource, scope) keeps: the first; others are counted as dropped.
     max_depth: levels of values in values; a deeper attribute is dropped alone and counted as dropped.
@@ -99,6 +100,7 @@ class Decoder:
         self,
         limit_of: Callable[[str], int],
         *,
+        trim_of: Callable[[str], Trim | None] = lambda _: None,
         max_spans: int = 20_000,
         max_attributes: int = 1_024,
         max_depth: int = MAX_DEPTH,
@@ -107,7 +109,7 @@ class Decoder:
         self._max_spans = max_spans
         self._max_attributes = max_attributes
         self._max_depth = max_depth
-        self._limits = Limits(limit_of)
+        self._limits = Limits(limit_of, trim_of)
         self._pairs = Interned(self._limits, entries=interned, max_depth=max_depth)
         self._names: dict[bytes, str] = {}  # on the wire -> the shared str
         self._sources: dict[tuple[bytes, bytes], Source] = {}

@@ -7,15 +7,15 @@ so a request pays two attribute writes and no timer.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import web
 
 from receiver.otlp.preface import spoken
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from aiohttp.abc import AbstractStreamWriter
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SWEEPS_A_LIMIT: Final = 4  #: a limit is kept to within a quarter of itself
 MAX_LINE_BYTES: Final = 8_190  #: of the request line and of one header, trailers included; room for an 8 KB key
@@ -44,13 +46,14 @@ class BodyBroken(TimeoutError):
 class Connection(web.RequestHandler):
     """One connection, as aiohttp's protocol plus what the sweep looks at."""
 
-    __slots__ = ("body", "body_bytes", "body_since", "fresh", "head_since", "serving")
+    __slots__ = ("body", "body_bytes", "body_since", "fresh", "head_since", "serving", "waiting")
 
     def __init__(self, server: Connections, **settings: Any) -> None:
         super().__init__(server, loop=server.loop, **settings)
         self.fresh = True  #: no byte has come yet
         self.serving = False  #: from the end of a head until its answer is written
         self.head_since: float | None = None  #: loop time since which a head is awaited; None: none is
+        self.waiting: asyncio.Future[Any] | None = None  #: what a handler waits for only as long as the client does
         self.body: StreamReader | None = None  #: the body that a handler is reading
         self.body_since = 0.0  #: loop time of the last look at its progress
         self.body_bytes = 0  #: bytes of it since then
@@ -68,6 +71,8 @@ class Connection(web.RequestHandler):
         """One connection fewer."""
         server = self._manager
         super().connection_lost(exc)
+        if self.waiting is not None:
+            self.waiting.cancel()
         if isinstance(server, Connections):
             server.closed(self)
 
@@ -112,6 +117,21 @@ class Connection(web.RequestHandler):
         if not isinstance(server, Connections):
             raise ConnectionError("the client has left")  # what aiohttp takes for a broken connection
         return server.malformed(exc, message)
+
+    async def while_there(self, work: Awaitable[T]) -> T:
+        """What `work` returns. It is cancelled when the client leaves, which is a ConnectionError: there is nobody to answer."""
+        waiting: asyncio.Future[T] = asyncio.ensure_future(work)
+        self.waiting = waiting
+        if self.transport is None:  # it left before
+            waiting.cancel()
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if self.transport is None:
+                raise ConnectionError("the client has left") from None
+            raise
+        finally:
+            self.waiting = None
 
     def expect_body(self, body: StreamReader | None) -> None:
         """A handler begins to wait for a body, or has it (None)."""

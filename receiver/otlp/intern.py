@@ -43,18 +43,26 @@ MAX_KEYS: Final = 8_192  #: distinct keys whose limit is remembered; real progra
 KEY: Final = 0x0A  #: first byte of a KeyValue as every encoder writes it: field 1, its key
 VALUE: Final = 0x12  #: then field 2, its value
 
+TEXTUAL: Final = (str, bytes, list, dict)  #: values that may hold what is not read; a number is read, or says nothing
+
 _double: Final = struct.Struct("<d").unpack_from
 _UNASKED: Final = -1
 
 
+#: Cuts a value down to the parts of it that are read.
+Trim = Callable[["Value"], "Value"]
+
+
 class Limits:
-    """`limit_of`, asked once a key, with a bound on the keys that are remembered."""
+    """`limit_of` and `trim_of`, asked once a key, with a bound on the keys that are remembered."""
 
-    __slots__ = ("_known", "_limit_of")
+    __slots__ = ("_known", "_limit_of", "_trim_of", "_trims")
 
-    def __init__(self, limit_of: Callable[[str], int]) -> None:
+    def __init__(self, limit_of: Callable[[str], int], trim_of: Callable[[str], Trim | None] = lambda _: None) -> None:
         self._limit_of = limit_of
+        self._trim_of = trim_of
         self._known: dict[str, int] = {}
+        self._trims: dict[str, Trim | None] = {}
 
     def of(self, key: str) -> int:
         """Bytes of this key's value that are worth keeping; 0: not wanted."""
@@ -66,6 +74,19 @@ class Limits:
                 self._known.clear()
             limit = self._known[key] = self._limit_of(key)
         return limit
+
+    def trim(self, key: str) -> Trim | None:
+        """What cuts the values of a wanted key down to what is read of them; None: they are kept whole."""
+        found = self._trims.get(key, _trim_unasked)
+        if found is _trim_unasked:
+            if len(self._trims) >= MAX_KEYS:
+                self._trims.clear()
+            found = self._trims[key] = self._trim_of(key)
+        return found
+
+
+def _trim_unasked(value: Value) -> Value:
+    raise AssertionError(f"stands for a key that was not asked about, and trims nothing, nor {value!r}")
 
 
 class Interned(dict[bytes, Pair | None]):
@@ -175,7 +196,8 @@ class Interned(dict[bytes, Pair | None]):
         if len(message.key) < 0x80 and raw[: (at := 2 + len(message.key))] == bytes((KEY, len(message.key))) + message.key:
             if len(self._keys) >= MAX_KEYS:
                 self._keys.clear()
-            self._keys[raw[:at]] = (key, limit) if limit else None
+            # what is trimmed comes here each time: no text is within a limit of 0
+            self._keys[raw[:at]] = (key, limit if self._limits.trim(key) is None else 0) if limit else None
         if not limit:
             return None
         before = self.text.sanitized
@@ -186,6 +208,9 @@ class Interned(dict[bytes, Pair | None]):
             self.mended = True
             return None
         self.mended = self.text.sanitized != before
+        trim = self._limits.trim(key)
+        if trim is not None and isinstance(value, TEXTUAL):
+            value = trim(value)
         self.fresh += PAIR_BYTES + footprint(value)
         return key, value
 

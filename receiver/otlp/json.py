@@ -17,7 +17,7 @@ from typing import Any, Final
 from receiver.core.span import Attributes, Source, Span, Value
 from receiver.errors import ExportTooLarge, MalformedExport
 from receiver.otlp.anyvalue import PAIR_BYTES, TEXT_BYTES, Lost, Nested, Pair, Text, footprint
-from receiver.otlp.intern import SHORT, Limits
+from receiver.otlp.intern import SHORT, TEXTUAL, Limits
 from receiver.otlp.json_text import Cursor, TooLong
 from receiver.otlp.json_values import (
     KINDS,
@@ -312,6 +312,9 @@ class Reader:
             except Lost:
                 self._lost += 1
                 continue
+            trim = self._limits.trim(key)
+            if trim is not None and isinstance(value, TEXTUAL):
+                value = trim(value)
             if type(value) is str and len(value) < SHORT:
                 pair = pairs.get((key, value))
                 if pair is None:

@@ -1,4 +1,4 @@
-"""Accounts and their keys in the journal's database (see `core.accounts.AccountBook`): one column a field."""
+"""Accounts, their keys and tokens in the journal's database (see `core.accounts.AccountBook`): one column a field."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any, Final
 
 import apsw
 
-from receiver.core.accounts import Account, AccountKey
+from receiver.core.accounts import Account, AccountKey, AccountToken
 from receiver.core.credit import OnExhausted
 from receiver.store.reader import Reader
 from receiver.store.writer import Writer
 
 _ACCOUNT: Final = tuple(field.name for field in fields(Account))
 _KEY: Final = tuple(field.name for field in fields(AccountKey))
+#: What `topups` says is not said twice.
+_DERIVED: Final = ("is_paid", "payable_until_unix_nano")
+_TOKEN: Final = tuple(field.name for field in fields(AccountToken) if field.name not in _DERIVED)
 
 
 def _upsert(table: str, key: str, columns: Sequence[str]) -> str:
@@ -27,6 +30,11 @@ def _upsert(table: str, key: str, columns: Sequence[str]) -> str:
 
 _PUT_ACCOUNT: Final = _upsert("accounts", "name", _ACCOUNT)
 _PUT_KEY: Final = _upsert("keys", "sha256", _KEY)
+_PUT_TOKEN: Final = _upsert("tokens", "id", _TOKEN)
+_TOKENS: Final = (
+    f"SELECT {', '.join(f'tokens.{name}' for name in _TOKEN)}, topups.state = 'settled', topups.expires_unix_nano"  # noqa: S608 -- names of our own
+    " FROM tokens JOIN topups USING (payment_hash)"
+)
 
 
 class SqliteAccountBook:
@@ -51,6 +59,20 @@ class SqliteAccountBook:
     async def remove_key(self, sha256: bytes) -> None:
         await self._write("DELETE FROM keys WHERE sha256 = ?", (sha256,))
 
+    async def tokens(self, *, watched_since_unix_nano: int) -> Sequence[AccountToken]:
+        where = "WHERE topups.state = 'settled' OR topups.expires_unix_nano >= ? ORDER BY tokens.created_unix_nano, tokens.id"
+        return await self._reader.ask(lambda connection: _tokens(connection, where, watched_since_unix_nano))
+
+    async def token_of(self, payment_hash: bytes) -> AccountToken | None:
+        found = await self._reader.ask(lambda connection: _tokens(connection, "WHERE tokens.payment_hash = ?", payment_hash))
+        return found[0] if found else None
+
+    async def put_token(self, token: AccountToken) -> None:
+        await self._write(_PUT_TOKEN, tuple(getattr(token, name) for name in _TOKEN))
+
+    async def remove_token(self, token_id: bytes) -> None:
+        await self._write("DELETE FROM tokens WHERE id = ?", (token_id,))
+
     async def _write(self, statement: str, values: tuple[Any, ...]) -> None:
         def work(connection: apsw.Connection) -> None:
             connection.execute(statement, values)
@@ -72,6 +94,15 @@ def _accounts(connection: apsw.Connection) -> list[Account]:
 def _keys(connection: apsw.Connection) -> list[AccountKey]:
     rows = connection.execute(f"SELECT {', '.join(_KEY)} FROM keys ORDER BY account, created_unix_nano, sha256")  # noqa: S608 -- names of our own
     return [AccountKey(**dict(zip(_KEY, values, strict=True))) for values in rows]
+
+
+def _tokens(connection: apsw.Connection, where: str, *values: Any) -> list[AccountToken]:
+    names = (*_TOKEN, *_DERIVED)
+    found = []
+    for row in connection.execute(f"{_TOKENS} {where}", values):
+        token = dict(zip(names, row, strict=True))
+        found.append(AccountToken(**token | {"is_paid": bool(token["is_paid"])}))
+    return found
 
 
 def _plain(value: Any) -> Any:

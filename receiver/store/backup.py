@@ -114,7 +114,8 @@ def _check_target(source: Path, target: Path, *, force: bool) -> None:
     if target.is_dir():
         raise BackupFailed(f"{target} is a folder: name the file in it, such as {target / 'spantoll-backup.db'}")
     own = {source.name + end for end in ("", "-wal", "-shm", "-journal")}
-    if target.name in own and target.parent.resolve() == source.parent.resolve():
+    is_beside = target.parent.resolve() == source.parent.resolve()  # where the lock, the token and the key of names lie, too
+    if is_beside and (target.name in own or (target.exists() and target.suffix != source.suffix)):
         raise BackupFailed(f"{target} belongs to the books themselves: name another file")
     if target.exists() and not force:
         raise _taken(target)

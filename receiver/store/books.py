@@ -16,6 +16,7 @@ from receiver.store.journal import SqliteJournal
 from receiver.store.ledger import SqliteLedger, post_usage, stored_totals
 from receiver.store.reader import Reader
 from receiver.store.reports import SqliteReports
+from receiver.store.restored import epoch_totals
 from receiver.store.shelf import SqliteShelf
 from receiver.store.topups import SqliteTopUps
 
@@ -54,6 +55,8 @@ class SqliteBooks:
         writer = self.journal.writer
         self._reader = Reader(path, vfs=vfs)
         self.ledger = SqliteLedger(writer, self._reader, self._reader.ask_now(stored_totals))
+        #: since when credit is counted (Unix nanoseconds; 0: ever since), and the totals before that: of a restored copy
+        self.counted_since, self.uncounted = self._reader.ask_now(epoch_totals)
         self.topups = SqliteTopUps(writer, self._reader)
         self.accounts = SqliteAccountBook(writer, self._reader)
         self.shelf = SqliteShelf(writer, self._reader)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -60,13 +62,14 @@ def prepare(path: Path, *, unix_nano: int, vfs: str | None = None) -> apsw.Conne
     Raises DatabaseDamaged, ForeignDatabase, StoreFull, StoreBroken.
     """
     try:
+        _keep_private(path)
         connection = connect(path, vfs=vfs)
         migrate(connection, path, unix_nano=unix_nano)
         if connection.execute("SELECT value FROM marks WHERE name = 'running'").get == 1 and path.stat().st_size <= CHECKED_BYTES:
             found = connection.execute("PRAGMA quick_check(1)").get
             if found != "ok":
                 raise DatabaseDamaged(path, str(found))
-        if begin_after_restore(connection):
+        if begin_after_restore(connection, unix_nano=unix_nano):
             log.warning("this is a restored backup: counters begin anew at 0; charges and credit go on from where it was taken")
         connection.execute("INSERT INTO marks VALUES ('running', 1) ON CONFLICT (name) DO UPDATE SET value = 1")
     except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:  # SQLError: a table that should be there is not
@@ -74,6 +77,20 @@ def prepare(path: Path, *, unix_nano: int, vfs: str | None = None) -> apsw.Conne
     except (apsw.Error, OSError) as error:
         raise translated(error) or error from error
     return connection
+
+
+def _keep_private(path: Path) -> None:
+    """The books are for their owner's eyes: they hold what opens accounts, and a folder that was there before may be open to all.
+
+    SQLite gives the files beside it the permissions of the first. Whoever let his group in meant it; everybody is never meant.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        with suppress(FileNotFoundError, PermissionError):  # somebody else's file says so when it is opened
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & 0o007:
+                file.chmod(mode & ~0o007)
 
 
 def translated(error: BaseException) -> StoreFull | StoreBroken | None:

@@ -73,9 +73,9 @@ _DERIVE: Final = """
 """
 
 _MINE: Final = """
-    SELECT number, id, unix_nano, code, cause, -amount_msat AS change FROM transfers WHERE debit_account = ?1 AND {when}
+    SELECT number, id, unix_nano, code, cause, folded, -amount_msat AS change FROM transfers WHERE debit_account = ?1 AND {when}
     UNION ALL
-    SELECT number, id, unix_nano, code, cause, amount_msat FROM transfers WHERE credit_account = ?1 AND code <> 'usage' AND {when}
+    SELECT number, id, unix_nano, code, cause, folded, amount_msat FROM transfers WHERE credit_account = ?1 AND code <> 'usage' AND {when}
 """
 _OPENING: Final = f"SELECT coalesce(sum(change), 0) FROM ({_MINE.format(when='unix_nano < ?2')})"  # noqa: S608 -- text of our own
 #: `core.ledger.statement` as a query, for a busy account has millions: usage of a day is one line, unless something comes between.
@@ -86,7 +86,7 @@ _LINES: Final = f"""
         SELECT *, row_number() OVER told AS place, sum(code <> 'usage') OVER told AS others
         FROM mine WINDOW told AS (ORDER BY unix_nano, number)
     )
-    SELECT max(place), unix_nano, code, sum(change), count(*), id, cause
+    SELECT max(place), unix_nano, code, sum(change), sum(folded), id, cause
     FROM placed GROUP BY others, code, CASE code WHEN 'usage' THEN unix_nano / {NANOSECONDS_A_DAY} ELSE place END
     ORDER BY 1
 """  # noqa: S608 -- text of our own

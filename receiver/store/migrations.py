@@ -16,7 +16,7 @@ import apsw
 from receiver.errors import ReceiverError
 
 APPLICATION_ID: Final = 0x53504E54  #: "SPNT": what `file` and a careful reader see in the header of the database
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class ForeignDatabase(ReceiverError):
@@ -150,8 +150,40 @@ CREATE TABLE forgotten (
 ) STRICT, WITHOUT ROWID;
 """
 
+#: Version 3: payments that are accounts.
+_TOKENS: Final = """
+CREATE TABLE tokens (
+    id BLOB PRIMARY KEY CHECK (length(id) = 32),
+    account TEXT NOT NULL CHECK (account LIKE 'l402:%'),
+    payment_hash BLOB NOT NULL UNIQUE CHECK (length(payment_hash) = 32),
+    root_key BLOB NOT NULL CHECK (length(root_key) = 32),
+    created_unix_nano INTEGER NOT NULL,
+    expires_unix_nano INTEGER
+) STRICT, WITHOUT ROWID;
+"""
+
+#: Version 3 as well: usage of days that are over is folded; what the counters of a restored copy leave out.
+_FOLDED: Final = """
+ALTER TABLE transfers ADD COLUMN folded INTEGER NOT NULL DEFAULT 1 CHECK (folded > 0);
+DROP TRIGGER transfers_stay;
+DROP TRIGGER transfers_do_not_change;
+CREATE TRIGGER transfers_stay BEFORE DELETE ON transfers WHEN NOT coalesce(
+    OLD.code = 'usage' AND OLD.unix_nano < (SELECT value FROM marks WHERE name = 'folding'), 0
+) BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+CREATE TRIGGER transfers_do_not_change BEFORE UPDATE ON transfers WHEN NOT coalesce(
+    OLD.code = 'usage' AND OLD.unix_nano < (SELECT value FROM marks WHERE name = 'folding')
+    AND NEW.number = OLD.number AND NEW.id = OLD.id AND NEW.debit_account = OLD.debit_account AND NEW.credit_account = OLD.credit_account
+    AND NEW.code = OLD.code AND NEW.unix_nano = OLD.unix_nano AND NEW.amount_msat > OLD.amount_msat AND NEW.folded > OLD.folded, 0
+) BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+CREATE TABLE epoch_totals (
+    ledger_account TEXT PRIMARY KEY,
+    debits_msat INTEGER NOT NULL CHECK (debits_msat >= 0),
+    credits_msat INTEGER NOT NULL CHECK (credits_msat >= 0)
+) STRICT, WITHOUT ROWID;
+"""
+
 #: Steps after version 1, in order.
-STEPS: tuple[Migration, ...] = (Migration(2, "credit", _CREDIT + _PRIVACY),)
+STEPS: tuple[Migration, ...] = (Migration(2, "credit", _CREDIT + _PRIVACY), Migration(3, "tokens and folds", _TOKENS + _FOLDED))
 
 
 def schema() -> str:

@@ -1,4 +1,4 @@
--- The books, as they are now (version 2). One writer; readers see whole commits.
+-- The books, as they are now (version 3). One writer; readers see whole commits.
 --
 -- Moments are nanoseconds since 1970 UTC, cost is pico-USD (1e-12 USD), credit is millisatoshi: integers throughout. STRICT, so that nothing is stored as
 -- something else. What is not told is NULL, never '' or 0.
@@ -15,6 +15,9 @@ CREATE TABLE migrations (
 --   running          1 while a process has it open, so 1 at the start says that the last one did not end well
 --   backup           of a copy: when it was made (Unix ns); gone once somebody has started on it
 --   epoch_seq        of a restored copy: the last journal row that the counters leave out; they began anew behind it
+--   epoch_unix_nano  when that was
+--   folding          while usage before this moment is folded, and never in a commit that stands
+--   folded_until     usage before this moment was folded
 CREATE TABLE marks (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
@@ -169,13 +172,21 @@ CREATE TABLE transfers (
     code TEXT NOT NULL CHECK (code IN ('usage', 'topup', 'adjust')),
     cause TEXT NOT NULL,                                   -- for people
     unix_nano INTEGER NOT NULL,
+    folded INTEGER NOT NULL DEFAULT 1 CHECK (folded > 0),  -- how many it was before old usage was folded (store/fold.py)
     CHECK (debit_account <> credit_account),               -- or nothing would have moved
     CHECK ((code = 'usage') = (credit_account = 'usage:')) -- what spans cost goes to one place, and nothing else goes there
 ) STRICT;
 
--- The books are corrected by another transfer, never by a change of one.
-CREATE TRIGGER transfers_stay BEFORE DELETE ON transfers BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
-CREATE TRIGGER transfers_do_not_change BEFORE UPDATE ON transfers BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+-- The books are corrected by another transfer, never by a change of one. But old usage is folded, in a transaction that holds its mark:
+-- then a transfer takes over what others of its account moved.
+CREATE TRIGGER transfers_stay BEFORE DELETE ON transfers WHEN NOT coalesce(
+    OLD.code = 'usage' AND OLD.unix_nano < (SELECT value FROM marks WHERE name = 'folding'), 0
+) BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
+CREATE TRIGGER transfers_do_not_change BEFORE UPDATE ON transfers WHEN NOT coalesce(
+    OLD.code = 'usage' AND OLD.unix_nano < (SELECT value FROM marks WHERE name = 'folding')
+    AND NEW.number = OLD.number AND NEW.id = OLD.id AND NEW.debit_account = OLD.debit_account AND NEW.credit_account = OLD.credit_account
+    AND NEW.code = OLD.code AND NEW.unix_nano = OLD.unix_nano AND NEW.amount_msat > OLD.amount_msat AND NEW.folded > OLD.folded, 0
+) BEGIN SELECT RAISE(ABORT, 'a transfer is for good'); END;
 
 -- Statements ask for an account and a stretch of time, audits for sums: both are answered from these alone. Times come nearly in order.
 -- On the credit side usage is left out: it is most of the rows, and all of it is of one ledger account that has no statement.
@@ -184,6 +195,13 @@ CREATE INDEX transfers_by_credit ON transfers (credit_account, unix_nano, amount
 
 -- What the transfers add up to, kept in their transaction: a start must not read millions of them. An audit derives them anew.
 CREATE TABLE totals (
+    ledger_account TEXT PRIMARY KEY,
+    debits_msat INTEGER NOT NULL CHECK (debits_msat >= 0),
+    credits_msat INTEGER NOT NULL CHECK (credits_msat >= 0)
+) STRICT, WITHOUT ROWID;
+
+-- The totals of a restored copy when its counters began anew: what they leave out.
+CREATE TABLE epoch_totals (
     ledger_account TEXT PRIMARY KEY,
     debits_msat INTEGER NOT NULL CHECK (debits_msat >= 0),
     credits_msat INTEGER NOT NULL CHECK (credits_msat >= 0)
@@ -248,6 +266,17 @@ CREATE TABLE keys (
     sha256 BLOB PRIMARY KEY CHECK (length(sha256) = 32),
     account TEXT NOT NULL CHECK (account <> ''),           -- not a foreign key: an account may be of the configuration, without a row
     hint TEXT NOT NULL CHECK (length(hint) <= 16),         -- enough to tell keys apart, never a key
+    created_unix_nano INTEGER NOT NULL,
+    expires_unix_nano INTEGER                              -- from then on it opens nothing; NULL: for good
+) STRICT, WITHOUT ROWID;
+
+-- Payments that are accounts (L402). Unlike a key's digest a root key is a secret: who reads this table and the preimages in `topups`
+-- can be each of these accounts, so a copy of the books is to be kept as safe as the daemon. In turn a restored copy opens for all of them.
+CREATE TABLE tokens (
+    id BLOB PRIMARY KEY CHECK (length(id) = 32),
+    account TEXT NOT NULL CHECK (account LIKE 'l402:%'),
+    payment_hash BLOB NOT NULL UNIQUE CHECK (length(payment_hash) = 32),  -- of a row in `topups`, which says whether it is paid
+    root_key BLOB NOT NULL CHECK (length(root_key) = 32),
     created_unix_nano INTEGER NOT NULL,
     expires_unix_nano INTEGER                              -- from then on it opens nothing; NULL: for good
 ) STRICT, WITHOUT ROWID;

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
 
 from receiver.core.invoices import InvoiceState, TopUp
+from receiver.core.play_money import MONEY, Played
 from receiver.errors import ReceiverError
 from receiver.store.reader import Reader
 from receiver.store.writer import Writer
@@ -18,6 +20,17 @@ _COLUMNS: Final = (
 )  # fmt: skip
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM topups"  # noqa: S608 -- names of our own
 _INSERT: Final = f"INSERT INTO topups ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 -- names of our own
+
+_HAS_PLAYED: Final = "SELECT EXISTS (SELECT 1 FROM totals WHERE ledger_account LIKE 'lightning:%' AND ledger_account <> ?)"
+_RECEIVED: Final = """
+    SELECT account, networks, received_msat, (
+        SELECT coalesce(sum(amount_msat), 0) FROM transfers WHERE debit_account = 'customer:' || account AND unix_nano < since_unix_nano
+    ) FROM (
+        SELECT account, group_concat(DISTINCT network) AS networks, sum(received_msat) AS received_msat,
+            min(settled_unix_nano) AS since_unix_nano
+        FROM topups WHERE state = 'settled' AND network <> ? GROUP BY account
+    )
+"""
 
 
 class PaymentHashTaken(ReceiverError):
@@ -43,6 +56,12 @@ class SqliteTopUps:
 
     async def find(self, payment_hash: bytes) -> TopUp | None:
         return await self._reader.ask(lambda connection: find(connection, payment_hash))
+
+    async def find_all(self, payment_hashes: Collection[bytes]) -> Mapping[bytes, TopUp]:
+        where = "WHERE payment_hash IN (SELECT unhex(value) FROM json_each(?))"
+        named = json.dumps([each.hex() for each in payment_hashes])
+        found = await self._reader.ask(lambda connection: _all(connection, where, named))
+        return {row.payment_hash: row for row in found}
 
     async def of_account(self, account: str, *, limit: int) -> Sequence[TopUp]:
         where = "WHERE account = ? ORDER BY created_unix_nano DESC, payment_hash LIMIT ?"
@@ -71,6 +90,15 @@ class SqliteTopUps:
         moved: bool = await self._writer.call(work)
         return moved
 
+    async def played(self) -> Sequence[Played]:
+        """What each account was credited on other networks than Bitcoin's own; reads all receipts where there is any of it."""
+        return await self._reader.ask(_played)
+
+    async def is_money_in(self) -> bool:
+        """Whether anything was ever credited on Bitcoin's own network."""
+        known = "SELECT 1 FROM totals WHERE ledger_account = ?"
+        return await self._reader.ask(lambda connection: connection.execute(known, (f"lightning:{MONEY}",)).get is not None)
+
     async def cursor(self, node: str) -> str | None:
         return await self._reader.ask(lambda connection: connection.execute("SELECT cursor FROM cursors WHERE node = ?", (node,)).get)
 
@@ -96,6 +124,16 @@ def settle(connection: apsw.Connection, topup: TopUp) -> None:
         "UPDATE topups SET state = ?, received_msat = ?, settled_unix_nano = ?, preimage = ? WHERE payment_hash = ?",
         (topup.state.value, topup.received_msat, topup.settled_unix_nano, topup.preimage, topup.payment_hash),
     )
+
+
+def _played(connection: apsw.Connection) -> Sequence[Played]:
+    if not connection.execute(_HAS_PLAYED, (f"lightning:{MONEY}",)).get:
+        return []
+    rows: list[Any] = connection.execute(_RECEIVED, (MONEY,)).fetchall()
+    return [
+        Played(account, tuple(sorted(networks.split(","))), received_msat, spent_before_msat)
+        for account, networks, received_msat, spent_before_msat in rows
+    ]
 
 
 def _all(connection: apsw.Connection, where: str, *values: Any) -> list[TopUp]:

@@ -22,6 +22,7 @@ from receiver.core.money import PUSD_PER_USD
 from receiver.errors import ReceiverError
 from receiver.store import closes, ledger
 from receiver.store.database import connect
+from receiver.store.fold import FOLDING
 from receiver.store.migrations import APPLICATION_ID, VERSION
 from receiver.store.records import Decoder, Malformed
 from receiver.store.replay import ACCEPTED
@@ -235,6 +236,8 @@ def _ledger(connection: apsw.Connection, counted: dict[str, int], tick: Tick) ->
         "SELECT id FROM transfers WHERE code = 'usage' AND CAST(substr(id, 9) AS INTEGER) > ? LIMIT ?", (highest, MAX_FINDINGS + 1)
     ):
         yield f"the transfer {name} is for a row that never was (the last one is {highest})"
+    if connection.execute("SELECT 1 FROM marks WHERE name = ?", (FOLDING,)).get is not None:
+        yield "transfers are open for a change, which no commit leaves behind: somebody else has written to this database"
     tick(counted["transfers"], counted["transfers"])
 
 

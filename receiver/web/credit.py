@@ -47,6 +47,12 @@ class CreditOffice(Protocol):
     def dev_pay(self, invoice: str, amount_msat: int | None = None) -> Awaitable[dict[str, Any]]: ...
 
 
+class TokenOffice(Protocol):
+    """Where strangers buy (`admin.tokens.TokenOffice`)."""
+
+    def buy(self, amount_msat: int, address: str) -> Awaitable[dict[str, Any]]: ...
+
+
 def operator_routes(office: CreditOffice, *, clock: Clock) -> Sequence[Route]:
     """What the operator can ask and do."""
 
@@ -70,13 +76,21 @@ def operator_routes(office: CreditOffice, *, clock: Clock) -> Sequence[Route]:
     )
 
 
-def customer_routes(office: CreditOffice, *, clock: Clock) -> Sequence[Route]:
-    """What an account can ask and do for itself."""
-    return _routes(office, clock, "/api/v1/credit", credit="", named=lambda request: request.account)
+def customer_routes(office: CreditOffice, *, clock: Clock, sales: TokenOffice | None = None) -> Sequence[Route]:
+    """What an account can ask and do for itself; and with `sales` (L402), how a stranger becomes one."""
+    return _routes(office, clock, "/api/v1/credit", credit="", named=lambda request: request.account, sales=sales)
 
 
-def _routes(office: CreditOffice, clock: Clock, base: str, *, credit: str, named: Callable[[Request], str]) -> Sequence[Route]:
-    """The routes that both have; `named` says whose credit a request is about."""
+def _routes(
+    office: CreditOffice,
+    clock: Clock,
+    base: str,
+    *,
+    credit: str,
+    named: Callable[[Request], str],
+    sales: TokenOffice | None = None,
+) -> Sequence[Route]:
+    """The routes that both have; `named` says whose credit a request is about, "" of a stranger."""
 
     async def balance(request: Request) -> web.Response:
         return json_response(office.balance(named(request)))
@@ -89,22 +103,37 @@ def _routes(office: CreditOffice, clock: Clock, base: str, *, credit: str, named
 
     async def top_up(request: Request) -> web.Response:
         given = read_fields(await request.json_object(), _TOP_UP, required=("amount_sat",))
-        return json_response(await office.top_up(named(request), given["amount_sat"] * MSAT_PER_SAT))
+        amount_msat = given["amount_sat"] * MSAT_PER_SAT
+        account = named(request)
+        if not account:
+            assert sales is not None
+            return _payment_required(await sales.buy(amount_msat, request.address))
+        return json_response(await office.top_up(account, amount_msat))
 
     async def topups(request: Request) -> web.Response:
         return json_response(await office.list_topups(named(request)))
 
     async def topup(request: Request) -> web.Response:
         wait_seconds = _wait(request)
-        return json_response(await office.topup(request.path_value("payment_hash"), named(request), wait_seconds))
+        return json_response(await request.while_there(office.topup(request.path_value("payment_hash"), named(request), wait_seconds)))
 
     return (
         Route("GET", f"{base}{credit}", balance, "the balance, what it still pays, and on what terms"),
         Route("GET", f"{base}/statement", statement, f"what moved it, the last {STATEMENT_DAYS} days (?since=&until=&tz=)"),
-        Route("POST", f"{base}/topups", top_up, "an invoice over {amount_sat}: the open one, or a new one"),
+        Route("POST", f"{base}/topups", top_up, "an invoice over {amount_sat}: the open one, or a new one", to_strangers=sales is not None),
         Route("GET", f"{base}/topups", topups, "the newest top-ups"),
         Route("GET", f"{base}/topups/{{payment_hash}}", topup, "one top-up; ?wait=SECONDS waits for its payment, 60 at most"),
     )
+
+
+def _payment_required(bought: dict[str, Any]) -> web.Response:
+    """402 as L402 has it: each form of the challenge in a header of its own, and the same for people and programs in the body."""
+    says = "pay the invoice; then `Authorization: L402 TOKEN:PREIMAGE` is the key of its account, here and in exporters"
+    body = {name: bought[name] for name in ("account", "token", "topup")}
+    answer = json_response({"error": "payment_required", "message": says, **body}, status=402)
+    for challenge in bought["challenges"]:
+        answer.headers.add("WWW-Authenticate", challenge)
+    return answer
 
 
 def _wait(request: Request) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
+from receiver.access.l402 import READ, TOPUP
 from receiver.config import Customer
 from receiver.web import openapi
 from receiver.web.guard import Guard
@@ -23,8 +24,8 @@ _TITLE: Final = "Spantoll: this receiver says what every model call in your trac
 class Accounts(Protocol):
     """Whose key it is (`access.accounts.Accounts`)."""
 
-    def account(self, authorization: str | None) -> str:
-        """Raises Unauthenticated, AccountDisabled."""
+    def account(self, authorization: str | None, *, use: str = "") -> str:
+        """Raises Unauthenticated, AccountDisabled, and for a token that may not be used for this PermissionDenied, or PaymentPending."""
 
 
 def customer_server(
@@ -44,13 +45,13 @@ def customer_server(
 
 
 class _OfAccounts:
-    """A key opens what is its account's, to look and to change alike."""
+    """A key opens what is its account's, to look and to change alike; a token what it was narrowed to. All that changes is to top up."""
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
 
-    def account(self, authorization: str | None, *, changes: bool) -> str:  # noqa: ARG002 -- the protocol's
-        return self._accounts.account(authorization)
+    def account(self, authorization: str | None, *, changes: bool) -> str:
+        return self._accounts.account(authorization, use=TOPUP if changes else READ)
 
 
 def customer_routes(more: Sequence[Route] = (), welcome: Callable[[], pages.Welcome] = pages.Welcome) -> Sequence[Route]:

@@ -35,7 +35,6 @@ PAGE_HEADERS: Final[Mapping[str, str]] = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; base-uri 'none';"
         " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     ),
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
@@ -80,10 +79,16 @@ class Guard:
         self._any_address = not listening.is_loopback
         self._credentials = credentials
 
-    def check(self, request: Incoming, *, is_open: bool, changes: bool) -> str:
-        """Let the request in, or raise Refused; returns who it is. An `is_open` route asks for no key but all the rest."""
+    def check(self, request: Incoming, *, is_open: bool, changes: bool, to_strangers: bool = False) -> str:
+        """Let the request in, or raise Refused; returns who it is. An `is_open` route asks for no key but all the rest.
+
+        A route that is open `to_strangers` lets in who shows no credential at all, as "".
+        """
+        is_open = is_open or (to_strangers and "Authorization" not in request.headers)
         self._check_host(request)
         self._check_origin(request)
+        if len(request.headers.getall("Authorization", [])) > 1:
+            raise Refused(400, "two_credentials", "the request has several Authorization headers: send one")
         account = "" if is_open else self._check_key(request, changes=changes)
         if request.method not in READS:
             self._check_body(request)
@@ -101,7 +106,7 @@ class Guard:
 
     def _check_origin(self, request: Incoming) -> None:
         origins = request.headers.getall("Origin", [])
-        foreign = any(urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower() for origin in origins)
+        foreign = any(_authority_of(origin) != request.headers.get("Host", "").lower() for origin in origins)
         crossing = request.method not in READS and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
         if foreign or crossing:
             raise Refused(403, "foreign_origin", "the request comes from a web page of another origin, which may not use this listener")
@@ -116,6 +121,14 @@ class Guard:
         has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
         if stated != "application/json" and (stated or has_body):
             raise Refused(415, "unsupported_type", "send application/json, or no body and no Content-Type")
+
+
+def _authority_of(origin: str) -> str:
+    """What stands for the host in an origin; "" where it is none ("null", or what no URL can be)."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _name_of(host: str) -> str:

@@ -147,25 +147,28 @@ class Overview:
 
     async def _unpriced(self) -> dict[str, Any]:
         """Models that have no price, and calls that show no usage: the most calls first."""
-        tokens = {point.labels: int(point.value) for point in self._metrics.points("unpriced_tokens")}
-        rows = [(point.labels, int(point.value)) for point in self._metrics.points("unpriced_calls") if point.value]
+        rows = self._metrics.unpriced()
         shown = await _first(rows, lambda row: (-row[1], row[0]))
         return {
             "total": len(rows),
-            "calls": sum([calls for _, calls in rows]),
+            "calls": sum([calls for _, calls, _ in rows]),
             "rows": [
-                {"account": account, "model": model, "reason": reason, "calls": calls, "tokens": tokens.get((account, model, reason), 0)}
-                for (account, model, reason), calls in shown
+                {"account": account, "model": model, "reason": reason, "calls": calls, "tokens": tokens}
+                for (account, model, reason), calls, tokens in shown
             ],
         }
 
     async def _senders(self) -> dict[str, Any]:
         """Who sends, and what that lacks: those that lack most first."""
         lines = self._sources.lines()
+        lacking = 0
+        for at in range(0, len(lines), _SLICE):
+            lacking += sum([any(_lacks(line).values()) for _, line in lines[at : at + _SLICE]])
+            await asyncio.sleep(0)
         shown = await _first(lines, _most_lacking)
         return {
             "total": len(lines),
-            "lacking": sum([any(_lacks(line).values()) for _, line in lines]),
+            "lacking": lacking,
             "rows": [
                 {
                     "account": account,

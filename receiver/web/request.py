@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, unquote
 
 from aiohttp import web
@@ -24,6 +24,9 @@ MAX_BODY_BYTES: Final = 64 * 1024
 BODY_TIMEOUT_SECONDS: Final = 10.0
 #: Fields of a query; the route with the most has six.
 MAX_QUERY_FIELDS: Final = 16
+
+
+T = TypeVar("T")
 
 
 class Request:
@@ -48,6 +51,11 @@ class Request:
         """As it was sent, without the query."""
         return self._http.raw_path.partition("?")[0]
 
+    @property
+    def address(self) -> str:
+        """Where the connection comes from: a client's address, or that of the proxy before us."""
+        return self._http.remote or ""
+
     def header(self, name: str, default: str = "") -> str:
         """The first header of that name."""
         return self._http.headers.get(name, default)
@@ -70,6 +78,12 @@ class Request:
                 raise Refused(400, "bad_query", f"the query must be UTF-8 with at most {MAX_QUERY_FIELDS} fields") from error
         values = self._query.get(name)
         return default if values is None else values[-1]
+
+    async def while_there(self, work: Awaitable[T]) -> T:
+        """What `work` returns; it is cancelled when the client leaves, for whom it waits. Not for what must be done once begun."""
+        connection = self._http.protocol
+        assert isinstance(connection, Connection)
+        return await connection.while_there(work)
 
     async def json_object(self, limit: int = MAX_BODY_BYTES) -> dict[str, Any]:
         """The body, which must be one JSON object; an absent body is an empty one.

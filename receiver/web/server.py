@@ -16,16 +16,28 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from receiver.config import parse_endpoint
-from receiver.errors import AccountDisabled, Conflict, InvalidValue, NotFound, Overloaded, PermissionDenied, ReceiverError, Unauthenticated
+from receiver.errors import (
+    AccountDisabled,
+    Conflict,
+    InvalidValue,
+    NotFound,
+    Overloaded,
+    PaymentPending,
+    PermissionDenied,
+    ReceiverError,
+    TooManyRequests,
+    Unauthenticated,
+)
 from receiver.lightning.client import NodeRefused, NodeUnavailable, WrongInvoice
 from receiver.lightning.topups import TopUpRefused
 from receiver.otlp.http_connection import Connections
 from receiver.otlp.listen import close_all, open_sockets
 from receiver.store.backup import BackupFailed
+from receiver.store.topups import PaymentHashTaken
 from receiver.web.guard import READS, SECURITY_HEADERS, Guard, Refused
 from receiver.web.request import Request, match
 
-__all__ = ["Refused", "Request", "Route", "WebServer", "index", "json_response", "response"]
+__all__ = ["Refused", "Request", "Route", "WebServer", "index", "json_response", "refusal_of", "response"]
 
 if TYPE_CHECKING:
     import ssl
@@ -55,7 +67,10 @@ ERRORS: Final[tuple[tuple[type[ReceiverError], int, str], ...]] = (
     (TopUpRefused, 422, "topup_refused"),
     (NodeRefused, 502, "node_refused"),
     (WrongInvoice, 502, "wrong_invoice"),
+    (PaymentHashTaken, 502, "wrong_invoice"),
     (NodeUnavailable, 503, "node_unavailable"),
+    (TooManyRequests, 429, "too_many_requests"),
+    (PaymentPending, 402, ""),
     (Overloaded, 503, "overloaded"),
 )
 #: Before a request is tried again that met a node which does not answer: a node that restarts needs about as long.
@@ -71,6 +86,7 @@ class Route:
     handler: Handler
     says: str  #: half a sentence for the index
     is_open: bool = False  #: asks for no key
+    to_strangers: bool = False  #: asks for none either, but knows who it is where one is sent; `Request.account` is "" where none was
 
 
 class WebServer:
@@ -137,7 +153,7 @@ class WebServer:
         except ConnectionError:
             raise  # the client has left
         except Exception as error:
-            refused_by = _refusal(error)
+            refused_by = refusal_of(error)
             if refused_by is None:
                 log.exception("a request could not be answered", extra={"path": request.path})
                 refused_by = Refused(500, "internal", "the request met a fault in the daemon, which its log describes")
@@ -151,7 +167,10 @@ class WebServer:
         known, values = self._known(path)
         route = known.get("GET" if request.method in READS else request.method)
         account = self._guard.check(
-            request, is_open=route is not None and route.is_open, changes=route is not None and route.method not in READS
+            request,
+            is_open=route is not None and route.is_open,
+            changes=route is not None and route.method not in READS,
+            to_strangers=route is not None and route.to_strangers,
         )
         if route is not None:
             return await route.handler(Request(request, values=values, account=account))
@@ -171,12 +190,12 @@ class WebServer:
         return {}, {}
 
 
-def _refusal(error: Exception) -> Refused | None:
+def refusal_of(error: Exception) -> Refused | None:
     """How the table reads an error, None for a fault of ours."""
     for kind, status, word in ERRORS:
         if isinstance(error, kind):
             headers: dict[str, str] = {}
-            if isinstance(error, Overloaded):
+            if isinstance(error, (Overloaded, TooManyRequests)):
                 headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
             elif isinstance(error, NodeUnavailable):
                 headers["Retry-After"] = str(round(NODE_RETRY_SECONDS))

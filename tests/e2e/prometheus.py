@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.daemon import PATIENCE_SECONDS, Daemon
-from tests.e2e.test_prometheus import free_port
+from tests.e2e.daemon import PATIENCE_SECONDS, Daemon, eventually
 from tests.require import need_program
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -64,9 +63,27 @@ def operator_key(folder: Path) -> tuple[str, str]:
 
 
 @contextmanager
+def prometheus(folder: Path, config: Path) -> Iterator[Prometheus]:
+    """One with this configuration, on a port that it takes itself and says in its log."""
+    program, log = need_program("prometheus", "prometheus"), folder / "prometheus.log"
+    options = (f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}", "--web.listen-address=127.0.0.1:0")
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([program, *options, "--enable-feature=exemplar-storage"], stderr=stderr)
+
+    def listening() -> re.Match[str] | None:
+        assert process.poll() is None, log.read_text()
+        return re.search(r'msg="Listening on".*address=\S*:(\d+)', log.read_text())
+
+    try:
+        yield Prometheus(int(eventually(listening, what="Prometheus listens")[1]))
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+
+
+@contextmanager
 def scraping(folder: Path, one: Daemon, key_file: str) -> Iterator[Prometheus]:
     """Prometheus with the deployed configuration and alerts, except that it looks each second and that no alert waits."""
-    program = need_program("prometheus", "prometheus")
     config = (DEPLOYED / "prometheus.yml").read_text()
     for was, now in (
         ("interval: 15s", "interval: 1s"),
@@ -77,15 +94,5 @@ def scraping(folder: Path, one: Daemon, key_file: str) -> Iterator[Prometheus]:
         config = config.replace(was, now)
     (folder / "prometheus.yml").write_text(config)
     (folder / "alerts.yml").write_text(re.sub(r"(?m)^( +for:) \w+$", r"\1 0s", (DEPLOYED / "alerts.yml").read_text()))
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage", "--log.level=error",
-        ]
-    )  # fmt: skip
-    try:
-        yield Prometheus(port)
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
+    with prometheus(folder, folder / "prometheus.yml") as running:
+        yield running

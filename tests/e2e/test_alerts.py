@@ -24,8 +24,8 @@ from receiver.core.window import Trigger
 from receiver.metrics.families import FAMILIES, Kind
 from receiver.otlp.status import REASONS
 from tests.e2e.daemon import PATIENCE_SECONDS, Daemon, daemon, eventually
+from tests.e2e.ports import free_port
 from tests.e2e.prometheus import DEPLOYED, operator_key, scraping
-from tests.e2e.test_prometheus import free_port
 from tests.exports import agent, export, model_call
 from tests.fake_nodes import FakeLnd
 from tests.require import need, need_program

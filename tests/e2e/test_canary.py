@@ -13,6 +13,7 @@ from typing import Any
 import apsw
 import grpc
 import pytest
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.e2e.daemon import PATIENCE_SECONDS, Daemon, daemon, eventually
@@ -43,9 +44,15 @@ SAID = (
     "http.request.header.authorization", "db.statement", "exception.message", "error.message", "anything.at.all",
 )  # fmt: skip
 
-#: What accept rows may hold until their traces are beyond the horizon, and nothing else ever: names, and the two attributes that are read
-#: for what stands in them (a model's name, the operator's own keys) and kept as they came.
-IN_ACCEPT_ROWS = ("user@", "session", "llm.invocation_parameters", "metadata")
+#: What accept rows may hold until their traces are beyond the horizon, and nothing else ever: the names that charges are written under.
+IN_ACCEPT_ROWS = ("user@", "session")
+
+#: Attributes of which some parts are read. What else stands in them is not kept, however the object is spelled.
+PARTLY_READ = (
+    "metadata", "langfuse.trace.metadata", "langfuse.observation.metadata", "hidden_params", "mlflow.linkedPrompts",
+    "llm.invocation_parameters", "gen_ai.request.parameters", "braintrust.metadata", "gen_ai.usage.raw", "ai.response.providerMetadata",
+    "ai.response.providerMetadata.google", "llm.openai.usage", "langfuse.observation.usage_details", "langfuse.observation.cost_details",
+)  # fmt: skip
 
 
 class Canaries:
@@ -115,7 +122,7 @@ def spans(canaries: Canaries, trace: int, **more: Any) -> list[Span]:
     call = model_call(trace, 2, parent=1, user__id=canaries.new("user@"), session__id=canaries.new("session"), **more)
     for each in (root, call):
         each.attributes.extend([attribute(key, value) for key, value in said.items()])
-        each.attributes.append(attribute("metadata", json.dumps({"note": canaries.new("metadata")})))
+        each.attributes.extend(partly_read(canaries))
         each.attributes.append(attribute("gen_ai.prompt.list", [canaries.new("list"), 1]))
         each.attributes.append(attribute("gen_ai.prompt.bytes", canaries.new("bytes").encode()))
         event = each.events.add(name="gen_ai.content.prompt")
@@ -128,6 +135,21 @@ def spans(canaries: Canaries, trace: int, **more: Any) -> list[Span]:
         each.trace_state = f"vendor={canaries.new('trace state')}"
         each.status.message = canaries.new("status message")
     return [root, call]
+
+
+def partly_read(canaries: Canaries) -> list[KeyValue]:
+    """Objects with a text beside and below what is read of them: as JSON, as a Python repr, as a kvlist, cut, and no object at all."""
+    found = []
+    for number, key in enumerate(PARTLY_READ):
+        said = canaries.new(f"in {key}")
+        inner = {"input_tokens": 7, "total": 0.5, "user_id": "someone", "model": "gpt-4o", "prompt": said, "messages": [{"content": said}]}
+        held: dict[str, Any] = {"note": said, "tags": [said], "requester_metadata": inner, **inner}
+        text = (json.dumps(held), repr(held), json.dumps(held)[:-1], said)[number % 4]
+        found.append(attribute(key, text))
+    kvlist = KeyValue(key="metadata.usage_object")
+    kvlist.value.kvlist_value.values.extend([attribute("input_tokens", 7), attribute("note", canaries.new("in a kvlist"))])
+    tags = attribute("langfuse.trace.tags", [canaries.new("tag"), "feature:search"])
+    return [*found, kvlist, tags]
 
 
 def export(canaries: Canaries, trace: int, **more: Any) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.daemon import PATIENCE_SECONDS, Daemon, daemon, eventually, samples
-from tests.e2e.test_prometheus import free_port
+from tests.e2e.ports import free_port
 from tests.require import need, need_program
 
 pytestmark = pytest.mark.e2e
@@ -48,7 +48,7 @@ SAYS = {
 
 def said(mode: str, one: Daemon) -> str:
     """What every refusal, and every debt, tells."""
-    return f"credit of account 'default' is exhausted {SAYS[mode]} http://127.0.0.1:{one.ports['customer']}/"
+    return f"credit of account 'default' is exhausted {SAYS[mode]} http://127.0.0.1:{one.ports['customer']}/topup"
 
 
 def speak_python(one: Daemon, kind: str) -> str:

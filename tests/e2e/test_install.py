@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.daemon import PATIENCE_SECONDS, eventually
 from tests.exports import agent, export, model_call
-from tests.require import need, need_program
+from tests.require import need, need_program, need_time
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -28,6 +28,7 @@ NETWORK = [Path(name) for name in ("/etc/resolv.conf", "/etc/pip.conf", "/etc/ss
 
 
 def needs(*programs: tuple[str, str]) -> None:
+    need_time("the installer and the image")
     need(os.geteuid() == 0, "this needs root")
     for program, package in programs:
         need_program(program, package)
@@ -50,7 +51,7 @@ def fresh_debian(folder: Path) -> Iterator[Path]:
     root = folder / "root"
     root.mkdir()
     try:
-        subprocess.run(["tar", "-C", str(root), "-xf", str(BASE)], check=True, timeout=PATIENCE_SECONDS)
+        subprocess.run(["tar", "-C", str(root), "-xf", str(BASE)], check=True, timeout=INSTALL_SECONDS)
         clone_into(root / "root" / "spantoll")
         yield root
     finally:

@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,8 +148,13 @@ def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path, name: str) -> Non
 )
 def test_a_wrong_configuration_is_said_in_sentences_by_both_verbs(tmp_path: Path, settings: tuple[str, ...], says: list[str]) -> None:
     """`serve` and `check-config` refuse the same things in the same words: exit code 2, every problem, no traceback."""
-    (tmp_path / "junk").write_bytes(b"\xff\xfe neither PEM nor JSON nor TOML")
-    settings = tuple(setting.replace("FOLDER", str(tmp_path)) for setting in settings)
+    with tempfile.TemporaryDirectory() as folder:  # whose name is short: a long value is shortened where it is quoted
+        _a_wrong_configuration(tmp_path, Path(folder), settings, says)
+
+
+def _a_wrong_configuration(tmp_path: Path, folder: Path, settings: tuple[str, ...], says: list[str]) -> None:
+    (folder / "junk").write_bytes(b"\xff\xfe neither PEM nor JSON nor TOML")
+    settings = tuple(setting.replace("FOLDER", str(folder)) for setting in settings)
     config = next((Path(setting.removeprefix("CONFIG=")) for setting in settings if setting.startswith("CONFIG=")), None)
     assignments = [setting for setting in settings if not setting.startswith("CONFIG=")]
     ends = [serve(tmp_path, *assignments, config=config, verb=verb) for verb in ("serve", "check-config")]
@@ -157,7 +163,7 @@ def test_a_wrong_configuration_is_said_in_sentences_by_both_verbs(tmp_path: Path
     assert "Traceback" not in ends[0].stderr
     assert ends[0].stderr.startswith("The configuration has ")
     for words in says:
-        assert words.replace("FOLDER", str(tmp_path)) in ends[0].stderr
+        assert words.replace("FOLDER", str(folder)) in ends[0].stderr
 
 
 def test_what_a_person_reads_at_the_start(tmp_path: Path) -> None:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import subprocess
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.captures import all_bodies, scenarios
 from tests.e2e.daemon import daemon, eventually
+from tests.e2e.prometheus import prometheus
 from tests.require import need_program
 
 pytestmark = pytest.mark.e2e
-
-
-def free_port() -> int:
-    """A port that was free a moment ago: Prometheus cannot tell which port it took."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def test_promtool_finds_no_fault_in_the_metrics(tmp_path: Path) -> None:
@@ -39,7 +29,6 @@ def test_promtool_finds_no_fault_in_the_metrics(tmp_path: Path) -> None:
 
 def test_a_real_prometheus_scrapes_what_the_daemon_shows(tmp_path: Path) -> None:
     """The cost that PromQL adds up is the cost on /metrics, and the created timestamps keep the first increment."""
-    prometheus = need_program("prometheus", "prometheus")
     with daemon(tmp_path, "prices.accept_start_before=3650d") as one:
         for body in all_bodies(scenarios()[:20]):
             assert one.post(body, "application/x-protobuf")[0] == 200
@@ -50,35 +39,12 @@ def test_a_real_prometheus_scrapes_what_the_daemon_shows(tmp_path: Path) -> None
         config.write_text(
             f"scrape_configs:\n- job_name: spantoll\n  scrape_interval: 1s\n  static_configs:\n  - targets: ['{one.operator.removeprefix('http://')}']\n"
         )
-        port = free_port()
-        process = subprocess.Popen(
-            [
-                prometheus, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}",
-                "--enable-feature=exemplar-storage", "--log.level=error",
-            ]
-        )  # fmt: skip
-        try:
-
-            def query(path: str, **parameters: str) -> list[dict[str, object]]:
-                url = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-                try:
-                    with urllib.request.urlopen(url, timeout=10) as answer:
-                        document = json.load(answer)
-                except OSError:  # it is still starting
-                    return []
-                data = document["data"]
-                found: list[dict[str, object]] = data["result"] if isinstance(data, dict) else data
-                return found
-
-            result = eventually(lambda: query("query", query="sum(spantoll_cost_usd_total)"), what="Prometheus shows the cost")
-            assert float(result[0]["value"][1]) == pytest.approx(shown, abs=1e-12)  # type: ignore[index]  # [time, value]
-            up = query("query", query="up{job='spantoll'}")
-            assert up[0]["value"][1] == "1"  # type: ignore[index]  # [time, value]
+        with prometheus(tmp_path, config) as running:
+            result = eventually(lambda: running.query("sum(spantoll_cost_usd_total)"), what="Prometheus shows the cost")
+            assert float(result[0]["value"][1]) == pytest.approx(shown, abs=1e-12)
+            assert running.query("up{job='spantoll'}")[0]["value"][1] == "1"
             exemplars = eventually(
-                lambda: query("query_exemplars", query="spantoll_cost_usd_total", start="0", end="9999999999"), what="an exemplar"
+                lambda: running.get("query_exemplars", query="spantoll_cost_usd_total", start="0", end="9999999999"), what="an exemplar"
             )
-            labels = exemplars[0]["exemplars"][0]["labels"]  # type: ignore[index]  # JSON
+            labels = exemplars[0]["exemplars"][0]["labels"]
             assert len(labels["trace_id"]) == 32
-        finally:
-            process.terminate()
-            process.wait(60)

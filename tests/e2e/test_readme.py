@@ -95,7 +95,7 @@ def collector(folder: Path, config: str) -> Iterator[None]:
 
 def test_the_collector_snippet(tmp_path: Path) -> None:
     """A collector with the README's configuration passes on what an SDK sends it."""
-    from tests.e2e.test_prometheus import free_port
+    from tests.e2e.ports import free_port
 
     with daemon(tmp_path) as one:
         port = free_port()

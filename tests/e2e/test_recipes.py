@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.captures import MORE_CAPTURES, all_bodies, scenarios
 from tests.e2e.daemon import PATIENCE_SECONDS, Daemon, daemon, eventually
-from tests.e2e.test_prometheus import free_port
+from tests.e2e.ports import free_port
 from tests.exports import CALL_PUSD, agent, export, model_call, span
 from tests.require import need
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from receiver.core.attribution import Charge
 from receiver.core.journal import Acceptance, Close, Lack, Progress, Remembered
 from receiver.core.span import Source, Span
 from receiver.core.window.group import TraceKey
+from receiver.store import faults
 from receiver.store.journal import SqliteJournal
 from tests.fakes import ManualClock
 from tests.unit.charges import charge
@@ -88,6 +94,29 @@ async def opened(folder: Path, **options: Any) -> AsyncIterator[SqliteJournal]:
         yield journal
     finally:
         await journal.stop()
+
+
+class SlowCommit:
+    """The next commit lasts until it is told to end: what is asked meanwhile waits for the one after it."""
+
+    #: Nobody waits longer: that would be a hang.
+    PATIENCE_SECONDS = 60.0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._begun, self._may_end = threading.Event(), threading.Event()
+        monkeypatch.setattr(faults, "time", SimpleNamespace(sleep=self._last))
+        faults.arm("before_commit:delay@1")
+
+    def _last(self, _seconds: float) -> None:
+        self._begun.set()
+        assert self._may_end.wait(self.PATIENCE_SECONDS)
+
+    async def begun(self) -> None:
+        """The writer is inside it."""
+        assert await asyncio.to_thread(self._begun.wait, self.PATIENCE_SECONDS)
+
+    def end(self) -> None:
+        self._may_end.set()
 
 
 class Restored:

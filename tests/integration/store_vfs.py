@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import apsw
+
+#: The place of a failure that does not come: such a disk counts what there is to fail.
+NEVER: Final = 0
 
 
 class _Files(apsw.VFS):
@@ -68,6 +71,7 @@ class FailingDisk(_Files):
         self._at = at
         self._forever = forever
         self.calls = 0
+        self.files: set[str] = set()  #: to which they were
         self.armed = False
         self.struck = 0
 
@@ -83,7 +87,8 @@ class FailingDisk(_Files):
         if not self.armed:
             return
         self.calls += 1
-        if self.calls == self._at or (self._forever and self.calls > self._at):
+        self.files.add(file)
+        if self._at != NEVER and (self.calls == self._at or (self._forever and self.calls > self._at)):
             self.struck += 1
             raise self._error(f"the {'write' if self._writes else 'sync'} to {file} was made to fail")
 

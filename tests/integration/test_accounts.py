@@ -17,7 +17,7 @@ from receiver.access.accounts import Accounts
 from receiver.access.keys import hash_key
 from receiver.admin.accounts import SETTABLE, AccountOffice
 from receiver.config import Credit, Operator
-from receiver.core.accounts import Account, AccountKey
+from receiver.core.accounts import Account, AccountKey, AccountToken
 from receiver.core.books import MemoryLedger
 from receiver.core.credit import OnExhausted
 from receiver.core.journal import StoreFull
@@ -44,6 +44,7 @@ class Book:
     def __init__(self) -> None:
         self.stored: dict[str, Account] = {}
         self.stored_keys: dict[bytes, AccountKey] = {}
+        self.stored_tokens: dict[bytes, AccountToken] = {}
         self.acts: list[str] = []
         self.full_at: set[str] = set()
 
@@ -64,6 +65,20 @@ class Book:
     async def remove_key(self, sha256: bytes) -> None:
         await self._act("remove_key")
         self.stored_keys.pop(sha256, None)
+
+    async def tokens(self, *, watched_since_unix_nano: int) -> Sequence[AccountToken]:
+        return [token for token in self.stored_tokens.values() if token.is_paid or token.payable_until_unix_nano >= watched_since_unix_nano]
+
+    async def token_of(self, payment_hash: bytes) -> AccountToken | None:
+        return next((token for token in self.stored_tokens.values() if token.payment_hash == payment_hash), None)
+
+    async def put_token(self, token: AccountToken) -> None:
+        await self._act("put_token")
+        self.stored_tokens[token.id] = token
+
+    async def remove_token(self, token_id: bytes) -> None:
+        await self._act("remove_token")
+        self.stored_tokens.pop(token_id, None)
 
     async def _act(self, name: str) -> None:
         await asyncio.sleep(0)

@@ -273,7 +273,7 @@ async def test_drop_is_final_and_says_where_to_top_up(msat: int) -> None:
     """FAILED_PRECONDITION and 402, no delay in any form; one ErrorInfo with account, balance and page in each encoding."""
     async with serving(msat=msat) as (daemon, ports):
         by_grpc, by_http, by_json = await every_way(ports, export(call(1), call(2)))
-        url = f"http://127.0.0.1:{ports['customer']}/"
+        url = f"http://127.0.0.1:{ports['customer']}/topup"
         assert by_grpc.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
         assert (by_http.code, by_json.code) == (402, 402)
         assert set(by_grpc.trailers) & {"google.rpc.retryinfo-bin", "grpc-retry-pushback-ms"} == set()
@@ -338,7 +338,7 @@ async def test_a_refusal_for_want_of_credit_is_trailers_only() -> None:
 async def test_accept_is_debt_up_to_its_bound_and_says_so() -> None:
     """OK with 0 rejected and a sentence, on each way; beyond the bound it drops."""
     async with serving("credit.on_exhausted=accept", "credit.max_debt_msat=30") as (daemon, ports):
-        url = f"http://127.0.0.1:{ports['customer']}/"
+        url = f"http://127.0.0.1:{ports['customer']}/topup"
         by_grpc = await grpc_call(ports["otlp.grpc"], export(call(1)))
         by_http = await http_call(ports["otlp.http"], export(call(2)))
         by_json = await http_call(ports["otlp.http"], as_otlp_json(export(call(3))), content_type="application/json")

@@ -76,10 +76,14 @@ async def test_a_backup_holds_everything_and_counts_anew(folder: Path, tmp_path:
             [row.state for row in await books.topups.of_account("acme", limit=9)],
         ) == before
         assert metrics.exact("calls") == metrics.exact("receiver_accepted_spans") == 0
+        assert (books.counted_since, books.uncounted) == (clock.unix_nano(), books.ledger.shown()), "credit is counted anew as well"
         await charge(books, trace=4, cost_pusd=77)
         assert (metrics.exact("calls"), metrics.exact("cost_usd")) == (1, 77)
         assert {one.created_unix_nano for one in metrics.series() if one.family == "calls"} == {clock.unix_nano()}
-    async with opened(place, clock) as (_, metrics):
+    born = clock.unix_nano()
+    clock.advance(1_000)
+    async with opened(place, clock) as (books, metrics):
+        assert books.counted_since == born
         assert (metrics.exact("calls"), metrics.exact("cost_usd")) == (1, 77), "the next start goes on"
     assert verify(place / DATABASE).findings == ()
 
@@ -142,15 +146,18 @@ async def test_a_file_that_is_there_stays_unless_it_is_said(folder: Path, tmp_pa
         ("data", "is a folder"),
         ("data/spantoll.db", "belongs to the books"),
         ("data/spantoll.db-wal", "belongs to the books"),
+        ("data/lock", "belongs to the books"),
     ],
 )
 async def test_a_place_where_none_can_be_is_refused(folder: Path, tmp_path: Path, target: str, says: str) -> None:
     """Before anything is written, whatever was forced."""
     await filled(folder)
+    (folder / "lock").write_text("held")
     before = (folder / DATABASE).read_bytes()
     with pytest.raises(BackupFailed, match=says):
         back_up(folder / DATABASE, tmp_path / target, unix_nano=5, force=True)
     assert (folder / DATABASE).read_bytes() == before
+    assert (folder / "lock").read_text() == "held"
 
 
 async def test_it_is_as_private_as_the_books(folder: Path, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 import receiver.closing as module
 from receiver.closing import GIANT_SPANS, RETRY_SECONDS
+from receiver.core.privacy import Forgotten
 from receiver.core.window import Group
 from tests.exports import CALL_PUSD, agent, model_call, span
+from tests.fakes import UNIX_NANO
 from tests.integration.lines import Lines
 
 
@@ -286,6 +288,39 @@ async def test_a_giant_group_is_counted_beside_the_loop(monkeypatch: pytest.Monk
     assert lines.calls >= GIANT_SPANS
     await lines.close_all()
     assert (lines.calls, lines.cost_pusd) == (GIANT_SPANS + 1, (GIANT_SPANS + 1) * CALL_PUSD)
+
+
+async def test_who_is_forgotten_while_a_giant_is_counted_is_in_no_close_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was counted before the giant of the same turn is committed after it, and the name must not come back with it."""
+    lines = Lines()
+    privacy = lines.closing._privacy
+    inner = module.work_out
+
+    def forgets(group: Group, *arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            privacy.forget(Forgotten("", privacy.told("alice"), UNIX_NANO + 10**15))
+        return inner(group, *arguments)
+
+    monkeypatch.setattr(module, "work_out", forgets)
+    await lines.send(agent(1, 1), model_call(1, 2, parent=1, user__id="alice"), model_call(1, 3, parent=1, user__id="bob"))
+    await lines.send(agent(2, 1), *(model_call(2, number, parent=1, user__id="alice") for number in range(2, GIANT_SPANS + 2)))
+    assert await lines.close_all() == 2
+    assert {charge.user for close in lines.journal.closed for charge in close.charges} == {None, "bob"}
+
+
+async def test_a_clock_that_is_ahead_keeps_no_name() -> None:
+    """A call that came before its user was forgotten names nobody, also where the client says that it began a day later."""
+    lines = Lines()
+    privacy = lines.closing._privacy
+    ahead = 86_400 * 10**9
+    await lines.send(model_call(1, 1, user__id="alice", start=UNIX_NANO + ahead), model_call(1, 2, user__id="bob", start=UNIX_NANO + ahead))
+    lines.clock.advance(1)
+    privacy.forget(Forgotten("", privacy.told("alice"), lines.clock.unix_nano()))
+    lines.clock.advance(1)
+    await lines.send(model_call(2, 1, user__id="alice", start=UNIX_NANO + ahead))
+    assert await lines.close_all() == 2
+    found = sorted((charge.trace_id[-1], str(charge.user)) for close in lines.journal.closed for charge in close.charges)
+    assert found == [(1, "None"), (1, "bob"), (2, "alice")], "what came afterwards is new"
 
 
 @pytest.mark.parametrize("spans", [1, GIANT_SPANS])

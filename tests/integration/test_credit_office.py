@@ -18,6 +18,7 @@ from receiver.core.accounts import Account, AccountKey
 from receiver.core.ledger import MAX_TRANSFER_MSAT
 from receiver.errors import Conflict, InvalidValue, NotFound
 from receiver.lightning.client import Node, NodeUnavailable
+from receiver.store.reader import Reader
 from receiver.web import credit as credit_web
 from receiver.web.customer import customer_server
 from receiver.web.operator import operator_server
@@ -286,6 +287,45 @@ async def test_waiting_ends_without_a_payment_too(web: Web, house: CreditHouse) 
         await asyncio.sleep(0)
     status, still = waiting.result()
     assert (status, still["state"]) == (200, "open")
+
+
+async def test_who_leaves_is_not_waited_for(web: Web, house: CreditHouse) -> None:
+    """A page that is closed gives its place among those who wait back at once, and the payment is credited all the same."""
+    _, asked = await web.operator("POST", "/accounts/acme/topups", {"amount_sat": 500})
+    path = f"/accounts/acme/topups/{asked['payment_hash']}?wait=60"
+    waiting = [asyncio.create_task(web.operator("GET", path)) for _ in range(MAX_WAITING)]
+
+    async def wait(number: int) -> bool:
+        return house.office._waiting["acme"] == number
+
+    await until(lambda: wait(MAX_WAITING))
+    for leaver in waiting[1:]:
+        leaver.cancel()
+    await until(lambda: wait(1))
+    assert not waiting[0].done()
+    await web.operator("POST", "/dev/pay", {"invoice": asked["bolt11"]})
+    assert (await waiting[0])[1]["state"] == "settled"
+    await asyncio.wait(waiting)
+
+
+async def test_receipts_are_read_at_once(web: Web, house: CreditHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement of many top-ups asks the store twice: for its lines, and for all their receipts."""
+    paid = []
+    for _ in range(3):
+        _, asked = await web.operator("POST", "/accounts/acme/topups", {"amount_sat": 500})
+        paid.append((await web.operator("POST", "/dev/pay", {"invoice": asked["bolt11"]}))[1]["preimage"])
+    reads = 0
+    ask = Reader.ask
+
+    async def counted(reader: Reader, work: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await ask(reader, work)
+
+    monkeypatch.setattr(Reader, "ask", counted)
+    _, statement = await web.operator("GET", "/accounts/acme/statement")
+    assert [line["receipt"]["preimage"] for line in statement["lines"]] == paid
+    assert reads == 2
 
 
 async def test_a_daemon_that_stops_waits_for_no_payment(web: Web, house: CreditHouse) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -244,9 +245,52 @@ async def test_while_a_replay_is_under_way_only_exports_wait(tmp_path: Path, mon
         await life
 
 
+async def test_nobody_is_forgotten_before_the_counters_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To forget writes the metrics down: in the middle of a replay they are half, and a crash behind it would leave them so."""
+    lives = [tmp_path / str(number) for number in range(3)]
+
+    def crash(number: int) -> None:
+        lives[number].mkdir()
+        for file in lives[number - 1].glob("spantoll.db*"):
+            shutil.copy(file, lives[number])
+
+    async with serving(lives[0]) as (daemon, ports):
+        assert await sent(ports, 1, 3) == 200
+        assert (await ask(ports["operator"], "POST", "/-/release"))[1]["released_traces"] == 3
+        crash(1)
+    gate, reached = asyncio.Event(), asyncio.Event()
+    inner = Daemon._restore
+
+    async def slow(self: Daemon) -> None:
+        reached.set()
+        await gate.wait()
+        await inner(self)
+
+    monkeypatch.setattr(Daemon, "_restore", slow)
+    heard: list[dict[str, int]] = []
+    async with house(lives[1]) as daemon:
+        daemon._listening = lambda found: heard.append(found.ports)
+
+        async def live() -> None:
+            async with daemon.serving() as ports:
+                assert (await ask(ports["operator"], "POST", "/api/v1/forget", {"user": "alice"}))[0] == 200
+
+        life = asyncio.ensure_future(live())
+        await reached.wait()
+        [ports] = heard
+        status, answer = await ask(ports["operator"], "POST", "/api/v1/forget", {"user": "alice"})
+        crash(2)
+        gate.set()
+        await life
+    assert (status, answer["error"]) == (503, "starting")
+    monkeypatch.setattr(Daemon, "_restore", inner)
+    async with serving(lives[2]) as (daemon, _):
+        assert daemon.metrics.exact("calls") == 3
+
+
 async def test_who_waits_for_a_payment_does_not_hold_up_the_stop(tmp_path: Path) -> None:
     """A question that may wait for a minute ends with its connection, and the books are closed behind it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         async with serving(tmp_path) as (_, ports):
             _, invoice = await ask(ports["customer"], "POST", "/api/v1/credit/topups", {"amount_sat": 100}, token=None)
             path = f"/api/v1/credit/topups/{invoice['payment_hash']}?wait=60"
@@ -274,13 +318,13 @@ async def test_books_that_do_not_add_up_are_an_alarm(tmp_path: Path, caplog: pyt
     """A total that somebody edited is found at the start: the gauge, and a line that says where to look."""
     async with serving(tmp_path) as (daemon, ports):
         assert await sent(ports, 1, 3) == 200
-        await until(lambda: daemon.offices._unbalanced is not None)
+        await until(lambda: daemon.offices.audited is not None)
         assert daemon.metrics.exact("books_unbalanced") == 0
     connection = apsw.Connection(str(tmp_path / "spantoll.db"))
     connection.execute("UPDATE totals SET debits_msat = 7 WHERE ledger_account = 'customer:default'")
     connection.close()
     async with serving(tmp_path) as (daemon, _):
-        await until(lambda: daemon.offices._unbalanced is not None)
+        await until(lambda: daemon.offices.audited is not None)
         assert daemon.metrics.exact("books_unbalanced") == 1
     assert [record.levelno for record in caplog.records if "do not add up" in record.message] == [logging.CRITICAL]
 
@@ -322,7 +366,9 @@ async def test_an_office_leaves_what_is_open_as_it_is(tmp_path: Path) -> None:
 
 def test_play_money_is_not_served_to_other_machines(tmp_path: Path) -> None:
     """Unless that is allowed: the daemon does not start, and leaves books that are well closed."""
-    settled = config(tmp_path, "customer.endpoint=0.0.0.0:0", "customer.insecure=true", 'customer.allowed_hosts=["pay.example"]')
+    settled = config(
+        tmp_path, "customer.endpoint=0.0.0.0:0", "customer.insecure=true", 'customer.allowed_hosts=["pay.example"]', "access.required=true"
+    )
     with pytest.raises(ConfigError, match=r"lightning\.dev\.allow_off_loopback"):
         app.check(settled)
     with pytest.raises(ConfigError, match=r"lightning\.dev\.allow_off_loopback"):
@@ -334,6 +380,6 @@ def test_play_money_is_not_served_to_other_machines(tmp_path: Path) -> None:
 
 async def until(look: Any) -> None:
     """Wait for a state that has no event, bounded."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not look():  # noqa: ASYNC110 -- as the sentence says
             await asyncio.sleep(0.005)

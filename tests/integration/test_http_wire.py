@@ -142,7 +142,7 @@ async def test_a_large_gzip_body_is_inflated_whole_off_the_loop() -> None:
     house = House(gate=asyncio.Event())
     async with http_server(house) as server:
         sent = asyncio.ensure_future(http_call(server.bound[0][1], noise + bytes(50_000), compression="gzip"))
-        await asyncio.wait_for(house.entered.wait(), 5)
+        await asyncio.wait_for(house.entered.wait(), 30)
         assert house.budget.held() == 150_000
         assert house.gate is not None
         house.gate.set()
@@ -338,7 +338,7 @@ async def test_an_export_that_has_begun_outlives_its_client() -> None:
     async with http_server(house) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])
         writer.write(head("POST", "/v1/traces", {"Host": "x", "Content-Type": "application/json", "Content-Length": "2"}) + b"{}")
-        await asyncio.wait_for(house.entered.wait(), 5)
+        await asyncio.wait_for(house.entered.wait(), 30)
         writer.close()
         await writer.wait_closed()
         await asyncio.sleep(0.02)
@@ -356,9 +356,9 @@ async def test_stop_answers_what_is_under_way() -> None:
         port = server.bound[0][1]
         idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
         first = asyncio.ensure_future(http_call(port, b"request"))
-        await asyncio.wait_for(house.entered.wait(), 5)
+        await asyncio.wait_for(house.entered.wait(), 30)
         stop = asyncio.ensure_future(server.stop(10))
-        assert await asyncio.wait_for(idle_reader.read(), 5) == b""
+        assert await asyncio.wait_for(idle_reader.read(), 30) == b""
         idle_writer.close()
         assert house.gate is not None
         house.gate.set()
@@ -408,7 +408,7 @@ async def test_a_tls_client_on_a_plain_port_is_named(caplog: pytest.LogCaptureFi
     async with http_server(house) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.bound[0][1])
         writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-        assert (await asyncio.wait_for(reader.read(), 5))[:1] == b"\x15"
+        assert (await asyncio.wait_for(reader.read(), 30))[:1] == b"\x15"
         writer.close()
     assert house.foreign == [("http", "tls")]
     assert any("TLS client at 127.0.0.1" in r.message for r in caplog.records)
@@ -420,11 +420,11 @@ async def test_connections_are_limited(caplog: pytest.LogCaptureFixture) -> None
         port = server.bound[0][1]
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 30) == b""
         writer.close()
         held[0][1].close()
         await held[0][1].wait_closed()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     assert (await http_call(port, b"request")).code == 200

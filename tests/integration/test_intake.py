@@ -16,6 +16,7 @@ from receiver.otlp.export import Answer, Encoding
 from tests.exports import CALL_PUSD, agent, export, model_call, request
 from tests.fakes import TryingJournal
 from tests.integration.lines import Lines
+from tests.sampling import generator
 
 
 async def begin(lines: Lines, *spans: object, account: str = "default") -> asyncio.Task[Answer]:
@@ -101,7 +102,7 @@ class _ShakyJournal(TryingJournal):
         return await super().accept(acceptance)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, random.randrange(5, 1 << 32)])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, generator("intake").randrange(5, 1 << 32)])
 async def test_however_requests_meet_each_acknowledged_span_is_stored_once(seed: int) -> None:
     """Overlapping requests at once, over commits that fail and overtake one another, each resent until it is answered OK."""
     rng = random.Random(seed)

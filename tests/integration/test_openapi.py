@@ -27,7 +27,8 @@ from tests.integration.wire_helpers import http_call
 DOCUMENT = document()
 LISTENERS = "x-spantoll-listeners"
 #: Probes, and pages that hold nothing of anybody.
-OPEN = ("/-/healthy", "/-/ready", "/", "/topup", "/assets/{asset}")
+LNURL = ("/.well-known/lnurlp/{account}", "/api/v1/lnurlp/{account}", "/api/v1/lnurlp/{account}/{payment_hash}")
+OPEN = ("/-/healthy", "/-/ready", "/", "/topup", "/assets/{asset}", *LNURL)
 Operation = tuple[str, str, str]  #: listener, method, path
 
 
@@ -187,7 +188,8 @@ class Talk:
 
 async def test_every_answer_of_a_daemon_is_as_described(tmp_path: Path) -> None:
     """A whole story over both listeners: spans, accounts, an invoice that is paid, reports, a backup; each route answers at least once."""
-    async with serving(tmp_path / "data", "credit.enforce=true", "credit.start_balance_msat=1000000") as (_, ports):
+    settings = ("credit.enforce=true", "credit.start_balance_msat=1000000", "lightning.address=true")
+    async with serving(tmp_path / "data", *settings) as (_, ports):
         talk = Talk(ports)
         for path in (
             "/",
@@ -198,7 +200,6 @@ async def test_every_answer_of_a_daemon_is_as_described(tmp_path: Path) -> None:
             "/api/v1/audit",
             "/api/v1/backup",
             "/api/v1/accounts",
-            "/api/v1/overview",
         ):
             await talk.ask("operator", "GET", path)
         await talk.ask("customer", "GET", "/")
@@ -239,6 +240,10 @@ async def test_every_answer_of_a_daemon_is_as_described(tmp_path: Path) -> None:
             await talk.ask(listener, "GET", f"{base}/topups/{invoice['payment_hash']}?wait=0")
             report = await talk.ask(listener, "GET", "/api/v1/report?by=agent,model,user&top=1")
             assert report["totals"]["calls"] == 2
+        address = "/api/v1/lnurlp/acme%2Fteam"
+        await talk.ask("customer", "GET", "/.well-known/lnurlp/acme%2Fteam", token="")
+        verify = (await talk.ask("customer", "GET", f"{address}?amount=300000", token=""))["verify"]
+        await talk.ask("customer", "GET", f"{address}/{verify.rpartition('/')[2]}", token="")
         await talk.ask("operator", "POST", "/api/v1/forget", {"user": "nobody"})
         await talk.ask("operator", "POST", "/api/v1/backup", {"path": str(tmp_path / "copy.db")})
         assert {operation for operation, status in talk.answered if status < 400} == {operation for operation, _ in operations()}
@@ -253,11 +258,27 @@ async def test_every_answer_of_a_daemon_is_as_described(tmp_path: Path) -> None:
             ("operator", "GET", "/-/window?limit=0", None, 400),
             ("operator", "GET", "/api/v1/report?by=nothing", None, 400),
             ("customer", "GET", f"/api/v1/credit/topups/{'0' * 64}", None, 404),
+            ("customer", "GET", "/.well-known/lnurlp/nobody", None, 404),
+            ("customer", "GET", f"{address}?amount=1", None, 422),
+            ("customer", "GET", f"{address}?amount=many", None, 400),
+            ("customer", "GET", f"{address}/{invoice['payment_hash']}", None, 404),
         ):
             await talk.ask(listener, method, path, body, status=status)
         await talk.ask("operator", "POST", "/-/release", status=401, token="wrong")
         await talk.ask("customer", "GET", "/api/v1/credit", status=401, token="wrong")
         assert all(status != 500 for _, status in talk.answered)
+
+
+async def test_what_strangers_hear_is_as_described(tmp_path: Path) -> None:
+    """An account that is sold (402), too many of them (429), and the same route with the token that was bought."""
+    async with serving(tmp_path, "l402.enabled=true", "lightning.public_per_hour=1") as (_, ports):
+        talk = Talk(ports)
+        sold = await talk.ask("customer", "POST", "/api/v1/credit/topups", {"amount_sat": 100}, status=402)
+        await talk.ask("customer", "POST", "/api/v1/credit/topups", {"amount_sat": 100}, status=429)
+        await talk.ask("customer", "GET", "/api/v1/credit", status=401)
+        await talk.ask("operator", "POST", "/api/v1/dev/pay", {"invoice": sold["topup"]["bolt11"]})
+        shown = await talk.ask("operator", "GET", f"/api/v1/accounts/{sold['account']}")
+        assert [key["source"] for key in shown["keys"]] == ["token"]
 
 
 def test_a_wrong_answer_would_be_found() -> None:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import click
 import pytest
 from aiohttp import web
 
+from receiver import app
 from receiver.access.operator_token import OperatorCredentials, ensure_token
 from receiver.access.operator_url import write_url
 from receiver.access.tls import Tls, TlsFiles
@@ -20,7 +23,7 @@ from receiver.cli import operator_api as module
 from receiver.cli.operator_api import Failed, OperatorApi, operator_api, segment
 from receiver.config import Config, load
 from receiver.errors import Conflict
-from receiver.store.folder import Folder
+from receiver.store.folder import Folder, FolderInUse
 from receiver.web.guard import Guard
 from receiver.web.server import Request, Route, WebServer, json_response, response
 from tests.integration.test_operator_web import self_signed
@@ -153,8 +156,9 @@ async def test_a_token_that_others_can_read_is_not_used(running: Path, served: S
     assert served.questions == []
 
 
-async def test_a_listener_that_is_gone_is_said_to_be(running: Path) -> None:
+async def test_a_listener_that_is_gone_is_said_to_be(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look at the lock and the question the daemon may end."""
+    monkeypatch.setattr(module, "STARTING_SECONDS", 0.3)
     write_url(running, ("127.0.0.1", 1), tls=False)
     with pytest.raises(Failed, match="does not answer") as refused:
         await ask(running, lambda api: api.call("GET", "/echo/x"))
@@ -200,6 +204,48 @@ def test_without_a_daemon_the_books_are_opened_and_closed_again(tmp_path: Path) 
     with operator_api(config(folder)) as api:
         assert [account["account"] for account in api.call("GET", "/api/v1/accounts")["accounts"]] == ["acme", "default"]
     assert threading.active_count() == before
+
+
+def test_commands_at_once_all_act(tmp_path: Path) -> None:
+    """Eight commands without a daemon: one opens the books, the others ask it, and go on by themselves when it has ended."""
+    folder = tmp_path / "data"
+
+    def command(number: int) -> None:
+        for turn in range(3):
+            with operator_api(config(folder)) as api:
+                api.call("POST", "/api/v1/accounts", {"account": f"account-{number}-{turn}"})
+
+    with ThreadPoolExecutor(8) as commands:
+        list(commands.map(command, range(8)))
+    with operator_api(config(folder)) as api:
+        assert len(api.call("GET", "/api/v1/accounts")["accounts"]) == 1 + 8 * 3
+
+
+def test_a_command_outlives_the_one_whose_books_it_asked(tmp_path: Path) -> None:
+    """Where nobody listens any more nothing was heard, so it is asked again where somebody does."""
+    folder = tmp_path / "data"
+    with ExitStack() as first:
+        opener = first.enter_context(operator_api(config(folder)))
+        with operator_api(config(folder)) as second:
+            assert second.url == opener.url
+            first.close()
+            assert second.call("POST", "/api/v1/accounts", {"account": "acme"})["account"] == "acme"
+            assert second.url != opener.url
+    with Folder(folder):
+        pass
+
+
+async def test_a_daemon_waits_for_a_command_and_not_for_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at the lock takes a moment, in which a daemon that starts must not give up; one that stays is named."""
+    settled = config(tmp_path)
+    with Folder(tmp_path) as command:
+        asyncio.get_running_loop().call_later(0.1, command.close)
+        async with app._held(settled) as mine:
+            assert mine.directory == tmp_path
+            monkeypatch.setattr(app, "COMMAND_SECONDS", 0.1)
+            with pytest.raises(FolderInUse, match=str(os.getpid())):
+                async with app._held(settled):
+                    pytest.fail("two have the folder")
 
 
 def test_a_stale_file_sends_the_token_nowhere(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from receiver.store.folder import Folder
 from tests.exports import CALL_PUSD, agent, export, model_call
 from tests.fakes import ManualClock
 from tests.otlp_json import as_otlp_json
+from tests.sampling import often
 
 PRICE_MSAT = 10
 START_MSAT = 1_000_000
@@ -141,7 +142,7 @@ async def played(folder: Path, config: Config, spans: set[Span], plan: Plan) -> 
     assert audit.balanced
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+@settings(max_examples=often(15, 40), deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 @given(plans())
 def test_however_batches_come_they_count_and_cost_once(drawn: tuple[set[Span], Plan]) -> None:
     """Accepted spans, calls, cost and debits are those of a single pass, and the duplicates are exactly the surplus."""

@@ -19,7 +19,7 @@ from receiver.store import faults, migrations
 from receiver.store.database import DatabaseDamaged
 from receiver.store.folder import Folder, FolderInUse, FolderUnusable
 from receiver.store.migrations import ForeignDatabase
-from tests.integration.store_helpers import Restored, acceptance, charge_of, close, cut, lack, opened, span, span_id, trace_id
+from tests.integration.store_helpers import Restored, SlowCommit, acceptance, charge_of, close, cut, lack, opened, span, span_id, trace_id
 
 KEY = TraceKey("acme", trace_id(1))
 BASE = 0x5E_ED_00_00_00_00_00_00  #: of span ids that are found by their bytes
@@ -40,6 +40,26 @@ def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     with folder:
         assert folder.directory.stat().st_mode & 0o777 == 0o700
         assert (folder.directory / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def folder_of_all(folder: Path) -> None:
+    folder.chmod(0o755)
+
+
+async def test_the_books_are_for_their_owner_alone(tmp_path: Path) -> None:
+    """Also in a folder that was there before and is open to everybody, and for books that an earlier release left readable."""
+    folder_of_all(tmp_path)
+    umask = os.umask(0o022)
+    try:
+        for group in (0o600, 0o640):
+            async with opened(tmp_path) as journal:
+                await journal.accept(acceptance(span(1)))
+                assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("spantoll.db", "spantoll.db-wal", "spantoll.db-shm")} == {
+                    group
+                }
+            (tmp_path / "spantoll.db").chmod(0o644)
+    finally:
+        os.umask(umask)
 
 
 def test_a_second_daemon_refuses_and_names_the_first(tmp_path: Path) -> None:
@@ -160,13 +180,14 @@ async def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path) -> Non
         assert (list(closed.charges), list(closed.missing), closed.counters) == (charges, [lost], counters)
 
 
-async def test_one_commit_holds_all_that_was_queued_meanwhile(tmp_path: Path) -> None:
+async def test_one_commit_holds_all_that_was_queued_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Natural batching: while the first commit runs, the others gather, and share one sync."""
-    faults.arm("before_commit:delay@1")
+    slow = SlowCommit(monkeypatch)
     async with opened(tmp_path) as journal:
         first = journal.accept(acceptance(span(1)))
-        await asyncio.sleep(0.05)  # the writer is inside the delay of 0.2 s
+        await slow.begun()
         others = [journal.accept(acceptance(span(number))) for number in range(2, 50)]
+        slow.end()
         assert await asyncio.gather(first, *others) == list(range(1, 50))
         assert journal.writer.commits == 2
 
@@ -193,15 +214,16 @@ async def test_a_client_that_left_takes_nothing_back(tmp_path: Path) -> None:
         assert [one.span_id for one in journal.records(KEY)] == [span_id(1), span_id(2)]
 
 
-async def test_a_job_that_fails_takes_no_other_along(tmp_path: Path) -> None:
+async def test_a_job_that_fails_takes_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours in one request is that request's alone."""
     broken = span(2)
     broken.attributes = (("set", {1, 2}),)  # type: ignore[assignment]  # what no decoder makes
-    faults.arm("before_commit:delay@1")
+    slow = SlowCommit(monkeypatch)
     async with opened(tmp_path) as journal:
         first = journal.accept(acceptance(span(1)))
-        await asyncio.sleep(0.05)
+        await slow.begun()
         second, third = journal.accept(acceptance(broken)), journal.accept(acceptance(span(3)))
+        slow.end()
         assert await first == 1
         with pytest.raises(KeyError):
             await second

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 import pytest
 
-from receiver.core.accounts import Account, AccountKey
+from receiver.core.accounts import Account, AccountKey, AccountToken
 from receiver.core.credit import OnExhausted
 from receiver.core.invoices import InvoiceState, Settlement, TopUp
 from receiver.core.journal import Accepted, Closed, Series, StoreBroken, StoreFull
@@ -25,7 +25,7 @@ from receiver.store import faults, migrations
 from receiver.store.books import SqliteBooks
 from receiver.store.topups import PaymentHashTaken
 from tests.fakes import UNIX_NANO, ManualClock
-from tests.integration.store_helpers import Restored, acceptance, charge_of, close, cut, lack, span, span_id
+from tests.integration.store_helpers import Restored, SlowCommit, acceptance, charge_of, close, cut, lack, span, span_id
 
 DATA = Path(__file__).parents[1] / "data" / "store"
 HOUR_NANO = 3_600 * 10**9
@@ -111,7 +111,7 @@ async def test_an_old_schema_becomes_the_one_of_a_new_database(tmp_path: Path, v
     connection = apsw.Connection(str(path))
     assert connection.pragma("user_version") == migrations.VERSION
     steps = connection.execute("SELECT version, applied_unix_nano FROM migrations ORDER BY version").fetchall()
-    assert [number for number, _ in steps] == list(range(1, migrations.VERSION + 1)), "each step is on record"
+    assert [number for number, _ in steps] == list(range(version, migrations.VERSION + 1)), "each step is on record, from its birth on"
     connection.close()
 
 
@@ -135,6 +135,55 @@ async def test_the_rows_of_version_1_come_along_and_credit_begins(tmp_path: Path
         assert books.ledger.shown() == {}
         await books.journal.accept(replace(acceptance(span(5)), debit_msat=10))
         assert (await books.ledger.statement("acme", since_unix_nano=0, until_unix_nano=UNIX_NANO))[0].id == "journal:5"
+
+
+async def test_money_and_keys_of_version_2_come_along_and_tokens_begin(tmp_path: Path) -> None:
+    """Accounts, keys, receipts and balances are as they were; a payment can be an account from then on."""
+    old_database(tmp_path, 2)
+    async with opened(tmp_path) as books:
+        (account,) = await books.accounts.accounts()
+        assert (account.name, account.note, account.enforce, account.on_exhausted) == ("acme", "of version 2", True, OnExhausted.HOLD)
+        assert [key.hint for key in await books.accounts.keys()] == ["spt_Ab3d"]
+        assert books.ledger.balance("acme").posted_msat == 1_000 + 5_000 - 10
+        assert (await books.ledger.audit()).balanced
+        assert [row.state for row in await books.topups.of_account("acme", limit=9)] == [InvoiceState.OPEN, InvoiceState.SETTLED]
+        assert await books.topups.cursor("02ab") == "7"
+        assert await books.accounts.tokens(watched_since_unix_nano=0) == []
+        await books.accounts.put_token(token_of(1))
+        assert (await books.accounts.tokens(watched_since_unix_nano=2**62))[0].is_paid
+
+
+def token_of(number: int, **more: Any) -> AccountToken:
+    """The token of `topup(number)`."""
+    fields: dict[str, Any] = {
+        "id": bytes([number]) * 32,
+        "account": f"l402:{number:016x}",
+        "payment_hash": topup(number).payment_hash,
+        "root_key": bytes([number + 100]) * 32,
+        "created_unix_nano": UNIX_NANO + number,
+    }
+    return AccountToken(**(fields | more))
+
+
+async def test_a_token_is_paid_exactly_when_the_ledger_was_credited(tmp_path: Path) -> None:
+    """Nobody writes it down: it follows from the commit that credits. Those that can no longer be paid are not read at a start."""
+    async with opened(tmp_path) as books:
+        for number in (1, 2, 3):
+            await books.topups.add(topup(number, account=token_of(number).account))
+            await books.accounts.put_token(token_of(number))
+        await books.ledger.settle(settlement(topup(1), 1))
+    async with opened(tmp_path) as books:
+        found = await books.accounts.tokens(watched_since_unix_nano=topup(3).expires_unix_nano)
+        assert found == [
+            token_of(1, is_paid=True, payable_until_unix_nano=topup(1).expires_unix_nano),
+            token_of(3, payable_until_unix_nano=topup(3).expires_unix_nano),
+        ]
+        assert await books.accounts.token_of(topup(2).payment_hash) == token_of(2, payable_until_unix_nano=topup(2).expires_unix_nano)
+        assert await books.accounts.token_of(bytes(32)) is None
+        await books.accounts.put_token(token_of(1, expires_unix_nano=7))
+        assert (await books.accounts.token_of(topup(1).payment_hash)).expires_unix_nano == 7  # type: ignore[union-attr]  # it is there
+        await books.accounts.remove_token(token_of(1).id)
+        assert await books.accounts.token_of(topup(1).payment_hash) is None
 
 
 async def test_a_step_that_fails_leaves_the_old_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +220,9 @@ ACCOUNT = "INSERT INTO accounts (name, created_unix_nano, enabled, note, {column
         f"{TRANSFER} ('x', 'customer:acme', 'usage:', 1, 'adjust', '', 1)",
         f"{TRANSFER} ('x', 'customer:acme', 'adjust:', 1, 'usage', '', 1)",
         f"{TRANSFER} ('x', 'adjust:', 'customer:acme', 1, 'gift', '', 1)",
+        "INSERT INTO tokens VALUES (zeroblob(32), 'acme', zeroblob(32), zeroblob(32), 1, NULL)",
+        "INSERT INTO tokens VALUES (zeroblob(31), 'l402:1', zeroblob(32), zeroblob(32), 1, NULL)",
+        "INSERT INTO tokens VALUES (zeroblob(32), 'l402:1', zeroblob(32), zeroblob(16), 1, NULL)",
         "UPDATE transfers SET amount_msat = 1",
         "DELETE FROM transfers",
         "UPDATE totals SET debits_msat = -1",
@@ -298,18 +350,17 @@ async def test_the_dev_wallet_is_the_same_after_a_restart(tmp_path: Path) -> Non
 # --- one writer ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_asked_meanwhile_is_one_commit(tmp_path: Path) -> None:
+async def test_what_is_asked_meanwhile_is_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spans with their debit, a settlement, an adjustment, a key and a cursor share a transaction and its sync."""
-    faults.arm("before_commit:delay@1")
     async with opened(tmp_path) as books:
         await asyncio.wait([books.journal.writer.call(lambda _: None)])
         before = books.journal.writer.commits
-        faults.arm("before_commit:delay@1")
+        slow = SlowCommit(monkeypatch)
         row = topup(1)
         first = asyncio.ensure_future(books.topups.add(row))
-        await asyncio.sleep(0.05)  # the writer is inside the delay of 0.2 s
+        await slow.begun()
         books.ledger.reserve("acme", 10, Terms(None))
-        await asyncio.gather(
+        asked = asyncio.gather(
             first,
             asyncio.ensure_future(books.journal.accept(replace(acceptance(span(1)), debit_msat=10))),
             books.ledger.settle(settlement(row, 1)),
@@ -317,6 +368,9 @@ async def test_what_is_asked_meanwhile_is_one_commit(tmp_path: Path) -> None:
             books.accounts.put_key(AccountKey(sha256=bytes(32), account="acme", hint="spt_", created_unix_nano=1)),
             books.topups.keep_cursor("02aa", "1"),
         )
+        await asyncio.sleep(0)  # each has put its job into the queue
+        slow.end()
+        await asked
         books.ledger.commit("acme", 10)
         assert books.journal.writer.commits == before + 2
         assert books.ledger.balance("acme").posted_msat == 995

@@ -21,7 +21,7 @@ from receiver.store import faults
 from receiver.store.books import SqliteBooks
 from receiver.store.ledger import contradictions, write
 from tests.fakes import UNIX_NANO
-from tests.integration.store_helpers import Restored, acceptance, span
+from tests.integration.store_helpers import Restored, SlowCommit, acceptance, span
 from tests.integration.test_store_books import opened, preimage, settlement, topup
 
 PRICE_MSAT = 10
@@ -61,14 +61,17 @@ async def transfers(books: SqliteBooks) -> list[tuple[str, str, int]]:
 # --- usage --------------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_debits_of_a_commit_are_one_transfer_an_account(tmp_path: Path) -> None:
+async def test_the_debits_of_a_commit_are_one_transfer_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many requests share the commit; each names the last row of its account, and what is free leaves none."""
-    faults.arm("before_commit:delay@1")
+    slow = SlowCommit(monkeypatch)
     async with opened(tmp_path) as books:
         first = asyncio.ensure_future(pay(books, "a", 1))
-        await asyncio.sleep(0.05)  # the writer is inside the delay of 0.2 s
+        await slow.begun()
         rest = [pay(books, "a", 2, 3), pay(books, "b", 4), pay(books, "a", 5), pay(books, "c", 7, price_msat=0), pay(books, "b", 6)]
-        assert await asyncio.gather(first, *rest) == [1, 2, 3, 4, 5, 6]
+        asked = asyncio.gather(first, *rest)
+        await asyncio.sleep(0)  # each has put its row into the queue
+        slow.end()
+        assert await asked == [1, 2, 3, 4, 5, 6]
         assert await transfers(books) == [
             ("journal:1", "customer:a", 10), ("journal:4", "customer:a", 30), ("journal:6", "customer:b", 20),
         ]  # fmt: skip

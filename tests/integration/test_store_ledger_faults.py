@@ -1,4 +1,7 @@
-"""Every write and every sync fails once, and the power goes at each sync, while debits and payments are written: the books balance."""
+"""Every write and every sync fails once, and the power goes at each sync, while debits and payments are written: the books balance.
+
+A run tries a sample of the writes, and CI every one (see `tests.sampling`).
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,32 @@ from receiver.core import ledger
 from receiver.core.invoices import InvoiceState
 from receiver.core.journal import StoreBroken, StoreFull
 from receiver.core.ledger import Code, Outcome, Terms, Transfer, adjust
-from receiver.store import faults
+from receiver.store import faults, writer
 from receiver.store.books import SqliteBooks
 from receiver.store.ledger import contradictions, derived_totals, stored_totals
 from tests.integration.store_helpers import Restored
-from tests.integration.store_vfs import FailingDisk, Recorder
+from tests.integration.store_vfs import NEVER, FailingDisk, Recorder
 from tests.integration.test_store_books import opened, settlement, topup
 from tests.integration.test_store_ledger import PRICE_MSAT, pay, transfers
+from tests.sampling import sample
 
 #: Of the top-ups and adjustments of the scenario.
 NUMBERS = (1, 3, 5)
+#: Pages of the log at which it is folded here: several times in the scenario, as it is after hours of a real day.
+CHECKPOINT_PAGES = 24
+#: Places that a run tries, of about 100 writes or 20 syncs.
+SAMPLE = 10
 
 
 @pytest.fixture(autouse=True)
 def _disarmed():
     yield
     faults.arm("")
+
+
+@pytest.fixture(autouse=True)
+def _log_folded_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", CHECKPOINT_PAGES)
 
 
 class Party:
@@ -76,15 +89,11 @@ class Party:
 
 
 async def scenario(books: SqliteBooks, party: Party) -> None:
-    """Debits alone and in company, payments between, and the log folded into the database."""
+    """Debits alone and in company, payments between; the log is folded into the database meanwhile."""
     Restored(books.journal)
     for number in NUMBERS:
         await party.spend(books, "acme", 10 * number, 10 * number + 1)
         await asyncio.gather(party.spend(books, "other", 10 * number + 2), party.top_up(books, number), party.take(books, number))
-        if number == NUMBERS[1]:
-            fold = books.journal.writer.call(lambda _: books.journal.writer._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE))
-            await asyncio.wait([fold])
-            fold.exception()
 
 
 async def check(folder: Path, party: Party, *, exactly: bool) -> None:
@@ -112,11 +121,11 @@ async def check(folder: Path, party: Party, *, exactly: bool) -> None:
 @pytest.mark.parametrize("forever", [False, True])
 async def test_a_full_disk_at_every_write(tmp_path: Path, forever: bool) -> None:
     """Nothing is said to hold that does not, the balances follow, and once there is space everything goes in."""
-    at = 0
-    while True:
-        at += 1
+
+    async def tried(at: int) -> FailingDisk:
         folder, party = tmp_path / str(at), Party()
         folder.mkdir()
+        print(f"the disk is full at write {at}")
         disk = FailingDisk(f"ledger-full-{forever}", error=apsw.FullError, writes=True, at=at, forever=forever)
         async with opened(folder, vfs=disk.name) as books:
             disk.armed = True
@@ -130,30 +139,38 @@ async def test_a_full_disk_at_every_write(tmp_path: Path, forever: bool) -> None
             assert books.ledger.balance("acme").held_msat == books.ledger.balance("other").held_msat == 0
         disk.unregister()
         await check(folder, party, exactly=True)
-        if not disk.struck:
-            break
-    assert at > 20, "the scenario has that many writes"
+        return disk
+
+    well = await tried(NEVER)
+    assert well.files == {"spantoll.db", "spantoll.db-wal"}, "the log is folded meanwhile"
+    assert well.calls > 20, "the scenario has that many writes"
+    struck = [(await tried(at)).struck for at in sample(range(1, well.calls + 1), SAMPLE, name=f"ledger full {forever}")]
+    assert all(struck[: len(struck) // 2]), "only at the end may a run be over before, for commits that were made together"
 
 
 @pytest.mark.parametrize("writes", [True, False], ids=["write", "sync"])
 async def test_a_failed_write_or_sync_at_every_one_in_turn(tmp_path: Path, writes: bool) -> None:
     """The daemon ends, and starts again with everything that it had said."""
-    at = 0
-    while True:
-        at += 1
+
+    async def tried(at: int) -> FailingDisk:
         folder, party, broken = tmp_path / str(at), Party(), list[StoreBroken]()
         folder.mkdir()
+        print(f"the disk fails at {'write' if writes else 'sync'} {at}")
         disk = FailingDisk(f"ledger-eio-{writes}", error=apsw.IOError, writes=writes, at=at, forever=True)
         async with opened(folder, vfs=disk.name, broke=broken.append) as books:
             disk.armed = True
             await scenario(books, party)
             disk.armed = False
         disk.unregister()
-        assert bool(broken) or not party.refused
+        assert bool(broken) == bool(disk.struck), "it must not go on behind a disk that failed"
         await check(folder, party, exactly=False)
-        if not disk.struck:
-            break
-    assert at > (20 if writes else 8)
+        return disk
+
+    well = await tried(NEVER)
+    assert well.files == {"spantoll.db", "spantoll.db-wal"}, "the log is folded meanwhile"
+    assert well.calls > (20 if writes else 8)
+    struck = [(await tried(at)).struck for at in sample(range(1, well.calls + 1), SAMPLE, name=f"ledger eio {writes}")]
+    assert all(struck[: len(struck) // 2]), "only at the end may a run be over before, for commits that were made together"
 
 
 async def test_the_power_goes_at_every_sync(tmp_path: Path) -> None:
@@ -173,7 +190,8 @@ async def test_the_power_goes_at_every_sync(tmp_path: Path) -> None:
     assert party.credited == set(NUMBERS)
     cuts = [place for place in recorder.syncs if begin <= place < end]
     assert len(cuts) > 10
-    for place in [*cuts, *(place + 1 for place in cuts), end]:
+    assert {entry[1] for entry in recorder.log[begin:end] if entry[0] == "sync"} == {"spantoll.db", "spantoll.db-wal"}
+    for place in sorted({*cuts, *(place + 1 for place in cuts), end}):
         folder, told = tmp_path / f"cut-{place}", Party()
         folder.mkdir()
         for name, data in recorder.disk(place, rng).items():

@@ -343,3 +343,19 @@ async def test_waiting_for_a_payment_ends_in_time(house: House) -> None:
     assert open_row.state is InvoiceState.OPEN
     assert await house.watcher.wait_settled(bytes(32), seconds=30) is None
     assert not house.watcher._waiting
+
+
+async def test_a_payment_that_a_restored_backup_does_not_know_is_said(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """Its invoice was made after the backup: nothing is credited on its word, but nobody's money goes in silence. Others' are no matter."""
+    lost = await house.dev.create(amount_msat=500 * SAT, description="Spantoll credit for acme", expiry_seconds=3_600)
+    other = await house.dev.create(amount_msat=500 * SAT, description="a pizza", expiry_seconds=3_600)
+    await house.start()
+    house.watcher._restored = True
+    for made in (lost, other):
+        await house.dev.pay(made.bolt11)
+    await quiet()
+    assert house.watcher.counts["foreign"] == 2
+    [said] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert (said.invoice_says, said.received_msat) == ("Spantoll credit for acme", 500 * SAT)
+    assert said.payment_hash == lost.payment_hash.hex()
+    assert house.books.balance("acme").posted_msat == 0

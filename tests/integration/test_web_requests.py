@@ -20,6 +20,7 @@ from receiver.config import Credit, Customer
 from receiver.core.accounts import Account, AccountKey
 from receiver.lightning.client import NodeRefused, NodeUnavailable, WrongInvoice
 from receiver.lightning.topups import TopUpRefused
+from receiver.store.topups import PaymentHashTaken
 from receiver.web import request as module
 from receiver.web.customer import customer_server
 from receiver.web.guard import Guard
@@ -260,6 +261,7 @@ async def test_a_customers_key_opens_its_own_account() -> None:
         (TopUpRefused("too_many", "so"), (422, "too_many", None)),
         (NodeRefused("so"), (502, "node_refused", None)),
         (WrongInvoice("so"), (502, "wrong_invoice", None)),
+        (PaymentHashTaken("so"), (502, "wrong_invoice", None)),
         (NodeUnavailable("so"), (503, "node_unavailable", "5")),
         (errors.Overloaded(reason="disk_full", retry_after_seconds=0.2), (503, "disk_full", "1")),
     ],

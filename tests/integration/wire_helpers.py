@@ -97,13 +97,13 @@ class House:
 
     async def until_held(self) -> None:
         """Wait until a request holds bytes: the server has begun to read it."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self.budget.held():  # noqa: ASYNC110 -- what is waited for is the server's state, which has no event
                 await asyncio.sleep(0.005)
 
     async def until_seen(self, count: int = 1) -> list[Seen]:
         """Wait until `count` requests were observed (a client hears its answer a moment before or after)."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.seen) < count:  # noqa: ASYNC110 -- as above
                 await asyncio.sleep(0.005)
         return self.seen
@@ -256,7 +256,7 @@ def head(method: str, path: str, headers: dict[str, str]) -> bytes:
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:
     """One HTTP/1.1 answer with a Content-Length."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         top = (await reader.readuntil(b"\r\n\r\n")).decode()
         status, *lines = top.strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -300,7 +300,7 @@ class H2:
         """The header blocks of the answer in order, and its data."""
         blocks: list[dict[str, str]] = []
         data = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while received := await self.reader.read(65_536):
                 for event in self.h2.receive_data(received):
                     if isinstance(event, ResponseReceived | TrailersReceived):

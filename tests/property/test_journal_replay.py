@@ -19,6 +19,7 @@ from receiver.store import records
 from receiver.store.journal import SqliteJournal
 from tests.fakes import ManualClock
 from tests.integration.store_helpers import Restored, acceptance, charge_of, close, cut, span, span_id, trace_id
+from tests.sampling import often
 
 TRACES = 4
 
@@ -79,7 +80,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=often(60, 200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=histories, durable=st.booleans())
 @example(  # a trace that was forgotten begins anew, while a row of its first life is still there for its neighbour
     history=[("accept", [1, 2]), ("close", [1], 0, True), ("forget", 1), ("accept", [1, 1]), ("close", [1], 1, True)], durable=True
@@ -195,7 +196,7 @@ attribute_lists = st.lists(st.tuples(st.sampled_from(["model", "tokens", "x"]), 
 moments = st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=often(60, 200), deadline=None)
 @given(
     rows=st.lists(
         st.tuples(

@@ -1,7 +1,7 @@
 """The ledger on the disk against the ledger in memory, whatever crashes between.
 
 Requests, payments, corrections, full disks, restarts and crashes around a commit; after every step the sum is 0, what is shown is what
-follows from the transfers, and every balance is the model's.
+follows from the transfers, and every balance is the model's. Days pass and old usage is folded, which no statement shows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,8 +23,10 @@ from receiver.core import ledger
 from receiver.core.books import MemoryLedger
 from receiver.core.invoices import Credited, InvoiceState, Settlement, TopUp
 from receiver.core.journal import StoreFull
-from receiver.core.ledger import Line, Outcome, Terms, Transfer, adjust
-from receiver.store import faults
+from receiver.core.ledger import NANOSECONDS_A_DAY, Line, Outcome, Terms, Transfer, adjust
+from receiver.store import faults, fold
+from receiver.store.books import SqliteBooks
+from receiver.store.fold import UsageFold
 from receiver.store.ledger import contradictions
 from tests.fakes import UNIX_NANO, ManualClock
 from tests.integration.store_helpers import acceptance, span
@@ -58,6 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.model = MemoryLedger()
         self.number = 0
+        self.days = 0
         self.lives = Lives(ManualClock())
         self.books = self.do(self.lives.begin())
 
@@ -66,6 +70,9 @@ class LedgerMachine(RuleBasedStateMachine):
             return await step
 
         return self.loop.run_until_complete(run())
+
+    def moment(self, number: int) -> int:
+        return UNIX_NANO + self.days * NANOSECONDS_A_DAY + number
 
     def next(self) -> int:
         self.number += 1
@@ -84,7 +91,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 return False
             self.model.release(account, price)
             try:
-                taken = replace(acceptance(*stored, account=account), debit_msat=price, received_unix_nano=UNIX_NANO + number)
+                taken = replace(acceptance(*stored, account=account), debit_msat=price, received_unix_nano=self.moment(number))
                 await self.books.journal.accept(taken)
             except StoreFull:
                 self.books.ledger.release(account, price)
@@ -94,7 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
         def then() -> None:
             assert self.model.reserve(account, price, Terms(None)) is Outcome.CREATED
-            self.model.record(ledger.usage(account, seq=number, amount_msat=price, unix_nano=UNIX_NANO + number))
+            self.model.record(ledger.usage(account, seq=number, amount_msat=price, unix_nano=self.moment(number)))
             self.model.commit(account, price)
 
         return act(), then
@@ -138,7 +145,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.do(self.books.topups.add(row))
         at_once(self.model.add(row))
         said = Settlement(
-            payment_hash=row.payment_hash, preimage=preimage, received_msat=received_msat, settled_unix_nano=UNIX_NANO + number
+            payment_hash=row.payment_hash, preimage=preimage, received_msat=received_msat, settled_unix_nano=self.moment(number)
         )
         return row, said
 
@@ -166,7 +173,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(target=adjustments, account=ACCOUNT, amount_msat=st.integers(-100, 200).filter(bool), limit=st.sampled_from([None, 0, 50]))
     def adjust(self, account: str, amount_msat: int, limit: int | None) -> Transfer:
         number = self.next()
-        transfer = adjust(account, client_id=str(number), amount_msat=amount_msat, unix_nano=UNIX_NANO + number)
+        transfer = adjust(account, client_id=str(number), amount_msat=amount_msat, unix_nano=self.moment(number))
         return self._posted(transfer, Terms(limit))
 
     @rule(transfer=adjustments, change=st.sampled_from([0, 1]), limit=st.sampled_from([None, 0]))
@@ -178,6 +185,45 @@ class LedgerMachine(RuleBasedStateMachine):
         act, then = self.post(transfer, terms)
         assert self.do(act) is then()
         return transfer
+
+    @rule(days=st.integers(1, 3))
+    def days_pass(self, days: int) -> None:
+        self.days += days
+
+    @rule(days_ago=st.integers(0, 4), slice_rows=st.integers(2, 5), slices=st.integers(1, 3), dies=st.sampled_from(["", "before", "after"]))
+    def fold(self, days_ago: int, slice_rows: int, slices: int, dies: str) -> None:
+        """Old usage is folded, in slices, to the end or not, or the process dies around a commit: no statement changes."""
+        faults.arm("")
+        before = self.do(self.statements())
+        until = (UNIX_NANO // NANOSECONDS_A_DAY + self.days - days_ago) * NANOSECONDS_A_DAY
+        fold_usage, old = UsageFold(self.books.journal.writer), self.books
+        with mock.patch.object(fold, "SLICE_ROWS", slice_rows):
+            for _ in range(slices):
+                self.do(fold_usage(before_unix_nano=until))
+            if dies:
+                self.do(self._die_folding(old, fold_usage, until, stands=dies == "after"))
+                self.books = self.do(self.lives.begin())
+        assert self.do(self.statements()) == before
+
+    async def _die_folding(self, old: SqliteBooks, fold_usage: UsageFold, until: int, *, stands: bool) -> None:
+        with Held(old.journal.writer, asyncio.get_running_loop()) as held:
+            asked = asyncio.ensure_future(fold_usage(before_unix_nano=until))
+            await asyncio.sleep(0)
+            if stands:
+                held.commit()
+            self.lives.copy()
+        await asked
+        await old.stop()
+
+    async def statements(self) -> list[Sequence[Line]]:
+        """All lines of every account, and those of each day alone."""
+        day = UNIX_NANO // NANOSECONDS_A_DAY * NANOSECONDS_A_DAY
+        days = [(day + number * NANOSECONDS_A_DAY, day + (number + 1) * NANOSECONDS_A_DAY) for number in range(self.days + 1)]
+        return [
+            await self.books.ledger.statement(account, since_unix_nano=since, until_unix_nano=until)
+            for account in ACCOUNTS
+            for since, until in ((0, FOREVER), *days)
+        ]
 
     @rule()
     def restart(self) -> None:
@@ -198,7 +244,7 @@ class LedgerMachine(RuleBasedStateMachine):
         pairs += [self.settle(settlement) for _, settlement in paid]
         if taken:
             number = self.next()
-            pairs.append(self.post(adjust("a", client_id=str(number), amount_msat=taken, unix_nano=UNIX_NANO + number), Terms(None)))
+            pairs.append(self.post(adjust("a", client_id=str(number), amount_msat=taken, unix_nano=self.moment(number)), Terms(None)))
         old = self.books
 
         async def asked() -> list[asyncio.Future[Any]]:
@@ -244,6 +290,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             faults.arm("")
+            self.fold(-1, 100, 3, "")  # all of it
+            lines = self.do(self.books.journal.writer.call(lambda connection: connection.execute(_USAGE_LINES).get))
+            assert lines == sum(line.code is ledger.Code.USAGE for said in self.do(self.statements())[:: self.days + 2] for line in said)
             self.do(self.same_rows_and_statements())
             self.do(self.books.stop())
         finally:
@@ -260,6 +309,9 @@ class LedgerMachine(RuleBasedStateMachine):
             expected = await self.model.statement(account, since_unix_nano=0, until_unix_nano=FOREVER)
             assert _by_code(said) == _by_code(expected)
             assert (said[-1].balance_msat if said else 0) == self.books.ledger.balance(account).posted_msat
+
+
+_USAGE_LINES = "SELECT count(*) FROM transfers WHERE code = 'usage'"
 
 
 def _by_code(lines: Sequence[Line]) -> Counter[ledger.Code]:

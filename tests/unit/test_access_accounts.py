@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from receiver.access import accounts as module
 from receiver.access.accounts import Accounts, Limits
-from receiver.access.keys import DEFAULT_ACCOUNT, digest, hash_key
+from receiver.access.keys import DEFAULT_ACCOUNT, KeyNeed, digest, hash_key
 from receiver.config import Credit
 from receiver.core.accounts import Account, AccountKey
 from receiver.core.credit import CreditPolicy, OnExhausted, OnLedgerError
@@ -48,6 +48,19 @@ def test_a_door_that_is_always_closed_lets_nobody_in_while_there_is_no_key() -> 
             accounts.account(header)
     accounts.put_key(key_of("acme", "spt_one"))
     assert accounts.account("Bearer spt_one") == "acme"
+
+
+def test_whether_a_key_is_asked_for_and_anybody_has_one() -> None:
+    """What a start tells: a key in the books is asked for as one in the configuration is; a closed door without keys lets nobody in."""
+    accounts = register()
+    assert accounts.asked is KeyNeed.NOT_ASKED
+    accounts.put_key(key_of("acme", "spt_one"))
+    assert accounts.asked is KeyNeed.ASKED
+    assert register(static=(("acme", hash_key("spt_one")),)).asked is KeyNeed.ASKED
+    closed = Accounts(Credit(), clock=ManualClock(), required=True)
+    assert closed.asked is KeyNeed.NOBODY_HAS_ONE
+    closed.put_key(key_of("acme", "spt_one"))
+    assert closed.asked is KeyNeed.ASKED
 
 
 def test_configured_and_stored_keys_open_their_accounts() -> None:

@@ -325,6 +325,7 @@ def test_the_nearest_of_the_calls_own_spans_is_asked_first() -> None:
         ("vendor.session_id", "s", "session", "s"),
         ("traceloop.association.properties.tenant", "t", "tenant", "t"),
         ("litellm.team.id", "t", "tenant", "t"),
+        ("litellm.metadata.user_api_key_end_user_id", "u", "user", "u"),
         ("gen_ai.workflow.name", "w", "workflow", "w"),
         ("gen_ai.prompt.version", 3, "prompt_version", "3"),
         ("mlflow.linkedPrompts", '[{"name": "greet", "version": "7"}]', "prompt_version", "7"),
@@ -371,6 +372,21 @@ def test_claude_codes_user_is_the_resources() -> None:
     assert told.charge(told.call({"user.id": "0f4c9a"}, scope=scope)).user == "u-alice"
     hash_only = Told()
     assert hash_only.charge(hash_only.call({"user.id": "0f4c9a"}, scope=scope)).user == "0f4c9a"
+
+
+def test_claude_codes_sub_agent_is_named_by_the_tool_that_runs_it() -> None:
+    """With OTEL_LOG_TOOL_DETAILS=1 the tool's span says of which type the sub-agent is; the calls below carry only a random id."""
+    told = Told()
+    turn = told.span("claude_code.interaction")
+    tool = told.span("claude_code.tool", {"span.type": "tool", "tool_name": "Agent", "subagent_type": "researcher"}, under=turn, klass="T")
+    assert told.charge(told.call({"agent_id": "a8862ad0ff31b854a"}, under=tool)).agent == "researcher"
+    assert told.charge(told.call(under=turn)).agent is None
+
+
+def test_a_thread_of_the_process_is_no_session() -> None:
+    """OpenTelemetry's `thread.id` is the number of a thread; the Java agent writes it on every span."""
+    told = Told()
+    assert told.charge(told.call({"thread.id": 1, "thread.name": "main"})).session is None
 
 
 @pytest.mark.parametrize(

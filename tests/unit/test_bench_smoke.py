@@ -21,7 +21,7 @@ from tests.bench import chain, memory, wire
 from tests.bench.books import Books, differences, of_files
 from tests.bench.load import ATTRIBUTES_A_SPAN, BATCHES, NAMES, Load, load
 from tests.bench.stages import REST, STAGES
-from tests.require import need
+from tests.require import need, need_time
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = ROOT / "tests" / "bench" / "subjects.toml"
@@ -89,6 +89,8 @@ def test_a_difference_is_found() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_chain(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Decode, the whole chain, every stage and the profile give figures, and the metrics are exact."""
+    if name != "generated":
+        need_time("the benchmark's other loads")
     arguments = ["--load", name, "--batch", "64", "--spans", "1", "--rounds", "1", "--profile", "--json", str(tmp_path / "out.json")]
     assert chain.main(arguments) == 0
     (case,) = json.loads((tmp_path / "out.json").read_text())["cases"]
@@ -131,6 +133,8 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_wire(subject: wire.Subject, tmp_path: Path) -> None:
     """A daemon is started, loaded, weighed and stopped, and its metrics are exact. As a process: it ties its threads to a core."""
     need(wire.is_there(subject), f"{subject.needs} is not installed (extra fast)")
+    if subject.name != "grpc":
+        need_time("the benchmark of the other transports")
     arguments = ["--subject", subject.name, "--load", "generated", "--batch", "64", "--spans", "1", "--rounds", "1", "--wait", "0.1"]
     command = [sys.executable, "-m", "tests.bench.wire", *arguments, "--json", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
@@ -151,6 +155,7 @@ def test_wire(subject: wire.Subject, tmp_path: Path) -> None:
 )
 def test_the_store_s_scripts(script: tuple[str, ...], tmp_path: Path) -> None:
     """Both modes of the store, and a start on a journal that a kill left: figures, with metrics that are exact."""
+    need_time("the benchmark of the store")
     name, *arguments = script
     command = [sys.executable, "-m", f"tests.bench.{name}", *arguments, "--json", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -19,11 +20,12 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from receiver import __version__
+from receiver.access.keys import KeyNeed
 from receiver.cli import main
 from receiver.cli.files import Document, UnreadableFile, documents
-from receiver.cli.serve import announce, exporter_settings, welcome
+from receiver.cli.serve import NOBODY_HAS_A_KEY, announce, exporter_settings, welcome
 from receiver.cli.tables import dollars, print_price, print_report
-from receiver.config import Access, AccessKey, Config, Operator, Otlp, OtlpGrpc, OtlpHttp, Tls, commented
+from receiver.config import Config, Operator, Otlp, OtlpGrpc, OtlpHttp, Tls, commented
 from receiver.core.calls.call import Doubt
 from receiver.core.report import DOUBT_SENTENCES
 from receiver.errors import ConfigError, MalformedExport
@@ -151,7 +153,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
     def run(config: Config, *, started: Any) -> int:
         fake.configs.append(config)
-        started(PORTS)
+        started(PORTS, KeyNeed.NOT_ASKED)
         return 7
 
     fake.run = run
@@ -186,9 +188,20 @@ def test_the_bound_ports_are_told() -> None:
 
 def test_a_key_is_asked_for_percent_encoded() -> None:
     """The header variable is of baggage syntax: a plain blank in it is cut off by SDKs."""
-    config = Config(access=Access(keys=(AccessKey(account="a", sha256=DIGEST),)))
-    for variables in exporter_settings(config, PORTS).values():
+    for variables in exporter_settings(Config(), PORTS, KeyNeed.ASKED).values():
         assert variables[-1] == "OTEL_EXPORTER_OTLP_HEADERS='authorization=Bearer%20<key>'"
+
+
+def test_a_daemon_that_nobody_can_send_to_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Keys are asked for and there are none, in the configuration or in the books: every exporter would be refused."""
+    for keys in KeyNeed:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="receiver.cli.serve"):
+            announce(Config(), PORTS, keys)
+        said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert said == ([NOBODY_HAS_A_KEY] if keys is KeyNeed.NOBODY_HAS_ONE else [])
+        settings = " ".join(getattr(record, "environment", "") for record in caplog.records)
+        assert ("OTEL_EXPORTER_OTLP_HEADERS" in settings) == (keys is not KeyNeed.NOT_ASKED)
 
 
 def test_tls_and_plain_text_are_told_apart() -> None:

@@ -82,6 +82,18 @@ async def test_a_key_that_was_replaced_is_noticed_in_a_lookup(tmp_path: Path) ->
         assert (await client.lookup(bytes.fromhex(row["payment_hash"]))).received_msat == 250_000
 
 
+async def test_another_key_is_another_wallet(tmp_path: Path) -> None:
+    """Who signs is asked anew when the key was changed: the new wallet may be on another server's node."""
+    fake = FakeLnbits(keys={KEY, "b" * 32})
+    fake.put(1)
+    async with met(fake, tmp_path) as client:
+        assert (await client.node()).payee == PAYEE
+        fake.secret = SECRET + 1
+        fake.put(2)
+        (tmp_path / "key").write_text("b" * 32)
+        assert (await client.node()).payee != PAYEE
+
+
 # Who it is
 
 

@@ -40,7 +40,7 @@ async def met(fake: FakeLnd, tmp_path: Path, *, network: str = "regtest", **opti
 
 
 async def heard(hints: AsyncIterator[Hint], count: int) -> list[Hint]:
-    return [await asyncio.wait_for(anext(hints), 10) for _ in range(count)]
+    return [await asyncio.wait_for(anext(hints), 30) for _ in range(count)]
 
 
 # Invoices
@@ -285,11 +285,11 @@ async def test_a_peer_that_answers_no_pings_is_given_up(tmp_path: Path, monkeypa
                 await asyncio.wait({following}, timeout=0.2)
             assert not following.done()
             await fake.tell(settled(fake, 1, 1))
-            assert (await asyncio.wait_for(following, 10)).cursor is not None
+            assert (await asyncio.wait_for(following, 30)).cursor is not None
         fake.deaf = True
         async with client.subscribe(None) as hints:
             with pytest.raises(NodeUnavailable, match="broke off"):
-                await asyncio.wait_for(anext(hints), 10)
+                await asyncio.wait_for(anext(hints), 30)
 
 
 async def test_without_a_websocket_the_chunked_stream_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ async def test_without_a_websocket_the_chunked_stream_is_read(tmp_path: Path, mo
             await fake.tell(settled(fake, 1, 1))
             await fake.tell(settled(fake, 2, 2))
             assert [hint.cursor is not None for hint in await heard(hints, 2)] == [True, True]
-            assert await asyncio.wait_for(anext(hints, None), 10) is None  # its time is over
+            assert await asyncio.wait_for(anext(hints, None), 30) is None  # its time is over
         assert fake.subscribed == ["settle_index=0"] * 2  # the handshake, and the chunked one
 
 
@@ -426,9 +426,16 @@ async def test_the_pinned_certificate_is_the_only_one(tmp_path: Path) -> None:
 
 
 async def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
-    """The macaroon goes to the address that the operator named, and nowhere else."""
-    fake = FakeLnd()
-    async with met(fake, tmp_path) as client:
-        fake.refusal = (307, "")
-        with pytest.raises(NodeRefused, match="sends elsewhere"):
-            await client.node()
+    """The macaroon goes to the address that the operator named, and nowhere else, in no call, handshake or stream."""
+    fake, other = FakeLnd(), FakeLnd()
+    async with served(other.app()) as elsewhere, met(fake, tmp_path) as client:
+        fake.elsewhere = elsewhere
+        calls = [client.node(), client.lookup(bytes(32)), client.create(amount_msat=1_000, description="", expiry_seconds=60)]
+        for call in (*calls, client.subscribe(None).__aenter__()):
+            with pytest.raises(NodeRefused, match="sends elsewhere"):
+                await call
+        async with client.rest.lines("/v1/invoices/subscribe", client.opened().headers, seconds=10) as lines:
+            with pytest.raises(NodeRefused, match="sends elsewhere"):
+                await anext(lines)
+    assert not other.asked
+    assert not other.subscribed

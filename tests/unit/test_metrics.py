@@ -83,6 +83,7 @@ def everything() -> Metrics:
     for name in ("credit_debited_msat", "credit_topped_up_msat"):
         made.total(name, lambda: {("acme",): (7, SECOND)})
     made.low_balance("acme")
+    made.webhook("failed")
     made.commit(0.004)
     made._overflowed("agent")
     return made

@@ -168,6 +168,9 @@ def test_of_a_repeated_key_the_first_counts() -> None:
         ("opentelemetry.instrumentation.openai.v1", "0.62.4", "chat", "drops_cache"),
         ("opentelemetry.instrumentation.openai_v2", "2.4b0", "chat", "drops_cache"),
         ("pydantic-ai", "1.0.1", "chat", "drops_cache"),
+        ("opentelemetry.instrumentation.openai_agents", "", "chat", "drops_cache"),
+        ("openinference.instrumentation.openai_agents", "2.6.0", "chat", "drops_cache"),
+        ("io.opentelemetry.openai-java-1.1", "2.33.1-alpha", "chat", "mode_in_table"),
         ("strands.telemetry.tracer", "", "invoke_agent", "cumulative"),
         ("openinference.instrumentation.smolagents", "0.1", "invoke_agent", "cumulative"),
         ("opentelemetry.instrumentation.crewai.instrumentation", "0.36.0", "invoke_agent", "cumulative"),
@@ -189,6 +192,8 @@ def test_what_is_known_of_an_emitter_goes_with_its_calls(scope: str, version: st
         ("strands.telemetry.tracer", "", "chat", "cumulative"),
         ("org.springframework.boot", "4.0.0", "chat", "cumulative"),
         ("opentelemetry.instrumentation.genai.openai", "1.3b0", "chat", "drops_cache"),
+        ("opentelemetry.instrumentation.genai.openai_agents", "1.0", "chat", "drops_cache"),
+        ("io.opentelemetry.openai-java-1.1", "2.31.1-alpha", "chat", "mode_in_table"),
     ],
 )
 def test_and_not_with_others(scope: str, version: str, klass: str, fact: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -22,10 +23,11 @@ from receiver.core.attribution.slots import (
     IS_MODEL,
     IS_TOOL,
 )
-from receiver.core.attribution.text import flatten, parse_json, tags_of, text_of
+from receiver.core.attribution.text import NOTHING, flatten, parse_json, prune, tags_of, text_of
 from receiver.core.attribution.uses import Use, compile_uses, kind_values
 from receiver.core.span import Attributes, Keys, Source, Span, Value
 from receiver.core.usage.reading import Klass
+from receiver.core.usage.trim import written
 
 #: Bytes worth keeping of a label's value: names are tens of bytes; a graph path with its ids is hundreds.
 LABEL_BYTES: Final = 1_024
@@ -145,6 +147,15 @@ class AttributionRules:
         if any(use.how in (AS_GRAPH_PATH, AS_TAGS) for use in found):
             return PATH_BYTES
         return LABEL_BYTES if found or key in self.kind_keys or key in self.resource_uses else 0
+
+    def trim_of(self, key: str) -> Callable[[Value], Value] | None:
+        """What cuts this attribute's value down to what attribution reads of it; None where it reads the whole."""
+        uses = self._uses_of(key)
+        if key in self.kind_keys or key in self.resource_uses:
+            return None
+        if key in self.containers:
+            return None if uses else partial(self._trimmed, key)
+        return self._trimmed_tags if uses and all(use.how == AS_TAGS for use in uses) else None
 
     def may_say(self, span: Span, slots_asked: frozenset[int]) -> bool:
         """Whether the span's keys could fill one of these slots; cheaper than `facts`."""
@@ -337,6 +348,32 @@ class AttributionRules:
             return ()
         inner = flatten(key, value, depth=self.container_depth, most=MAX_INNER_KEYS)
         return tuple((name, found) for name, found in inner if name not in self.containers and self._uses_of(name))
+
+    def _trimmed(self, key: str, value: Value) -> Value:
+        """A container with what `_open` finds in it and nothing else, as JSON; "" where that is nothing."""
+        if isinstance(value, str):
+            value = parse_json(value) if len(value) <= self.container_bytes and value.lstrip()[:1] in ("{", "[") else None
+        if not isinstance(value, dict | list):
+            return ""
+        kept = prune(key, value, depth=self.container_depth, most=MAX_INNER_KEYS, kept=self._trimmed_inner)
+        return "" if kept is NOTHING else written(kept)
+
+    def _trimmed_inner(self, name: str, value: Value) -> Value:
+        uses = () if name in self.containers else self._uses_of(name)
+        if not uses:
+            return NOTHING
+        if all(use.how == AS_TAGS for use in uses):
+            return self._trimmed_tags(value)
+        if isinstance(value, str):
+            return value[: PATH_BYTES if any(use.how == AS_GRAPH_PATH for use in uses) else LABEL_BYTES]
+        return value if isinstance(value, int | float) else None
+
+    def _trimmed_tags(self, value: Value) -> Value:
+        """The tag that is read, as a list of its own in JSON."""
+        for tag in tags_of(value):
+            if any(tag.startswith(prefix) and len(tag) > len(prefix) for prefix in self.tag_prefixes):
+                return written([tag[:LABEL_BYTES]])
+        return ""
 
     def _shape_of(self, span: Span) -> Shape:
         keys = span.keys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from receiver.core.span import Value
@@ -87,3 +87,30 @@ def _flatten(found: list[tuple[str, Value]], prefix: str, value: Value, depth: i
         _flatten(found, f"{prefix}.0", value[0], depth, most)
     else:
         found.append((prefix, value))
+
+
+#: What `prune` makes of a value of which nothing is kept; compared by identity.
+NOTHING: Final[Value] = "(nothing)"
+
+
+def prune(prefix: str, value: Value, *, depth: int, most: int, kept: Callable[[str, Value], Value]) -> Value:
+    """A nested object with nothing in it but what `kept` keeps of the scalars that `flatten` finds; NOTHING where that is nothing.
+
+    `kept(dotted key, scalar)` gives what is to stand there, or NOTHING.
+    """
+    left = most
+
+    def pruned(key: str, inner: Value, depth: int) -> Value:
+        nonlocal left
+        if left <= 0:
+            return NOTHING
+        if isinstance(inner, dict):
+            parts = {name: pruned(f"{key}.{name}", part, depth - 1) for name, part in inner.items()} if depth > 0 else {}
+            return {name: part for name, part in parts.items() if part is not NOTHING} or NOTHING
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            first = pruned(f"{key}.0", inner[0], depth)
+            return NOTHING if first is NOTHING else [first]
+        left -= 1
+        return kept(key, inner)
+
+    return pruned(prefix, value, depth)

@@ -44,7 +44,7 @@ def models(attributes: Attributes, emitter: Emitter, rules: Rules) -> tuple[str,
     if rules.model_bare_scope.match(emitter.scope):
         found |= dict.fromkeys(name for key in rules.model_bare if (name := text(attributes.get(key))) is not None)
     if not found and not any(key in attributes for key in rules.model):
-        found |= dict.fromkeys(name for key in rules.model_parameters if (name := _model_in(attributes.get(key))) is not None)
+        found |= dict.fromkeys(name for key in rules.model_parameters if (name := model_in(attributes.get(key))) is not None)
     return tuple(found)
 
 
@@ -53,7 +53,7 @@ def model_requested(attributes: Attributes, rules: Rules) -> str | None:
     return _first_text(attributes, rules.model_requested)
 
 
-def _model_in(value: Value) -> str | None:
+def model_in(value: Value) -> str | None:
     """The model among a call's parameters, whole JSON or the start of it."""
     if isinstance(value, dict):
         return text(value.get("model")) or text(value.get("model_name"))

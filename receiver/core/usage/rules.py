@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from receiver.core.usage.emitters import Emitter, ScopeRow, scope_row
 from receiver.core.usage.reading import CacheMode, Klass
+from receiver.core.usage.trim import Trim, trims
 from receiver.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Boxes:
     exclusive_beside: frozenset[str]
     tier: tuple[str, ...]
     speed: tuple[str, ...]
+    counts: frozenset[str]  #: all names of counts together
 
 
 class Rules:
@@ -149,6 +151,7 @@ class Rules:
         self.reasoning_apart = frozenset(tables["output"]["reasoning_apart"])
         self._limits = self._wanted(tables["keep"])
         self._limit_prefixes = self._wanted_prefixes()
+        self._trims, self._trim_prefixes = trims(self)
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Any], extra_scopes: Sequence[Mapping[str, Any]] = ()) -> Rules:
@@ -180,6 +183,13 @@ class Rules:
             return limit
         return next((limit for prefix, limit in self._limit_prefixes if key.startswith(prefix)), 0)
 
+    def trim_of(self, key: str) -> Trim | None:
+        """What cuts this attribute's value down to the parts that counting reads; None where it reads the whole."""
+        if key in self._plain:
+            return None
+        found = self._trims.get(key)
+        return found or next((trim for prefix, trim in self._trim_prefixes if key.startswith(prefix)), None)
+
     def provider_name(self, stated: str) -> str:
         """The registry's name of a provider, as far as it is known; else what stands before a dot; in lower case."""
         return canonical_provider(stated, self.provider_synonyms)
@@ -194,11 +204,13 @@ class Rules:
 
         for vocabulary in self.vocabularies:
             want(LIMIT_COUNT, vocabulary.input, vocabulary.output, vocabulary.total)
-        want(LIMIT_COUNT, *self.details.values(), *self.bare_details.values(), self.cache_hit, self.cost, self.cost_before_margin)
+        want(LIMIT_COUNT, *self.details.values(), *self.bare_details.values(), self.cache_hit, self.cost_before_margin)
+        want(LIMIT_COUNT, tuple(key for key in self.cost if key not in self.cost_json))
         want(LIMIT_COUNT, tuple(self.never_count_keys), self.tier, self.speed, self.speed_bare)
         want(LIMIT_NAME, tuple(row.key for row in self.classes if row.key), tuple(self.never_values), self.operation, self.operation_bare)
         want(LIMIT_NAME, self.model, self.model_bare, self.response_id, self.provider, self.provider_hosts)
         want(LIMIT_NAME, tuple(row.attribute[0] for row in self.scopes if row.attribute is not None))
+        self._plain = frozenset(limits)  #: keys whose value is read as it is
         want(LIMIT_PARAMETERS, self.model_parameters)
         want(LIMIT_COST_BOX, tuple(self.cost_json))
         want(LIMIT_CONTAINER, self.boxes.keys, (self.langfuse_key,))
@@ -241,15 +253,17 @@ def _vocabulary(row: Mapping[str, Any]) -> Vocabulary:
 
 
 def _boxes(table: Mapping[str, Any]) -> Boxes:
+    names = {name: tuple(table.get(name, ())) for name in ("input", "output", "total", *DETAILS)}
     return Boxes(
         keys=tuple(table["keys"]),
         prefixes=tuple(table["prefixes"]),
         details_only=tuple(table["details_only"]),
         mode_if_sole={key: CacheMode(mode) for key, mode in table["mode_if_sole"].items()},
-        names={name: tuple(table.get(name, ())) for name in ("input", "output", "total", *DETAILS)},
+        names=names,
         exclusive_beside=frozenset(table["exclusive_beside"]),
         tier=tuple(table["tier"]),
         speed=tuple(table["speed"]),
+        counts=frozenset().union(*names.values(), table["exclusive_beside"]),
     )
 
 

@@ -106,7 +106,7 @@ def _exporters(welcome: Welcome, host: str) -> str:
     key = '\nexport OTEL_EXPORTER_OTLP_TRACES_HEADERS="Authorization=Bearer%20YOUR_KEY"' if welcome.key_required else ""
     return "".join(
         f'<figure class="code"><figcaption>{name}<button type="button" class="quiet" data-copy hidden>Copy</button></figcaption>'
-        f'<pre tabindex="0"><code>export OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={escape(url)}\n'
+        f"<pre><code>export OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={escape(url)}\n"
         f"export OTEL_EXPORTER_OTLP_TRACES_PROTOCOL={protocol}{escape(key)}</code></pre></figure>"
         for name, protocol, url in ways
     )

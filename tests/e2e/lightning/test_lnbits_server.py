@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import sys
@@ -15,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from receiver.lightning import bolt11
+from receiver.lightning.credential import Credential
+from receiver.lightning.lnbits import LnbitsClient
+from receiver.lightning.rest import Rest
 from tests.e2e.daemon import PATIENCE_SECONDS, Daemon, daemon, eventually
 from tests.e2e.lightning.nodes import GONE, Truth, check, credited, credited_msat, hold, lives, shown, tool, top_up
 from tests.e2e.lightning.proxy import proxied
@@ -208,6 +213,18 @@ def test_the_admin_key_is_refused(server: Any, tmp_path: Path) -> None:
         assert key not in json.dumps(running.lines) + result.stdout + result.stderr
     good = check(*settings(server, tmp_path))
     assert good.returncode == 0, good.stdout
+
+
+async def test_a_description_hash_is_in_the_invoice(server: Any, tmp_path: Path) -> None:
+    """LNURL-pay needs it, in place of the description."""
+    (tmp_path / "key").write_text(server.wallets["receiver"]["inkey"])
+    client = LnbitsClient(Rest(server.url), Credential(file=str(tmp_path / "key")), network="bitcoin")
+    wanted = hashlib.sha256(b"metadata").digest()
+    try:
+        made = await client.create(amount_msat=500 * SAT, description="ours", expiry_seconds=600, description_hash=wanted)
+        assert bolt11.decode(made.bolt11).description_hash == wanted
+    finally:
+        await client.close()
 
 
 def test_on_a_real_node(net: Any, tmp_path: Path) -> None:

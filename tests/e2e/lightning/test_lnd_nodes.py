@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import hashlib
 import json
 import random
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from receiver.clock import SystemClock
 from receiver.core.invoices import InvoiceState, NodeState
+from receiver.lightning import bolt11
 from receiver.lightning.credential import Credential
 from receiver.lightning.lnd import LndClient
 from receiver.lightning.macaroon import BAKE
@@ -340,4 +342,47 @@ async def test_an_invoice_that_expired_is_paid_too_late(net: Any, tmp_path: Path
         assert (books.ledger.balance("acme").posted_msat, (await books.ledger.audit()).balanced) == (0, True)
     finally:
         await books.stop()
+        await client.close()
+
+
+async def test_a_cursor_of_another_node_does_not_silence_the_stream(net: Any) -> None:
+    """LND, asked for what follows an index that it has not reached, tells nothing new at all; our cursor is then not used."""
+    node = net.receiver
+    rest = Rest(node.rest_url, cert_file=str(node.tls_cert))
+    client = LndClient(rest, Credential(file=str(node.receive_macaroon)), network="regtest")
+    headers = client.opened().headers
+    try:
+        made = await client.create(amount_msat=500 * SAT, description="", expiry_seconds=600)
+        async with (
+            rest.messages("/v1/invoices/subscribe?settle_index=1000000", headers) as raw,
+            client.subscribe(f"1000000:{bytes(32).hex()}") as hints,
+        ):
+            await asyncio.to_thread(net.pay, made.bolt11)
+            hint = await asyncio.wait_for(anext(hints), PATIENCE_SECONDS)
+            assert hint.payment_hash == made.payment_hash
+            silent = asyncio.ensure_future(anext(raw))
+            await asyncio.wait({silent}, timeout=1)
+            assert not silent.done(), "LND has changed: a cursor that is too high is harmless now"
+            silent.cancel()
+            await asyncio.gather(silent, return_exceptions=True)
+        async with client.subscribe(hint.cursor):
+            pass
+        assert hint.cursor is not None
+        assert await client._resumable(hint.cursor) == int(hint.cursor.partition(":")[0]), "its own cursor is used"
+    finally:
+        await client.close()
+
+
+async def test_a_description_hash_is_in_the_invoice(net: Any) -> None:
+    """LNURL-pay needs it, in place of the description; the node keeps the memo for itself."""
+    node, wanted = net.receiver, hashlib.sha256(b"metadata").digest()
+    rest = Rest(node.rest_url, cert_file=str(node.tls_cert))
+    client = LndClient(rest, Credential(file=str(node.receive_macaroon)), network="regtest")
+    try:
+        made = await client.create(amount_msat=500 * SAT, description="ours", expiry_seconds=600, description_hash=wanted)
+        said = bolt11.decode(made.bolt11)
+        assert (said.description_hash, said.description) == (wanted, None)
+        await asyncio.to_thread(net.pay, made.bolt11)
+        assert (await client.lookup(made.payment_hash)).state is NodeState.SETTLED
+    finally:
         await client.close()
