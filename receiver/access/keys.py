@@ -69,7 +69,8 @@ def bearer(authorization: str | None) -> str:
     """The key in an `Authorization` header; raises Unauthenticated where there is none."""
     if authorization is None:
         raise Unauthenticated("this receiver needs a key: send the header `Authorization: Bearer KEY`")
-    scheme, _, key = authorization.partition(" ")
+    # OTEL_EXPORTER_OTLP_HEADERS is percent-encoded by its specification, but some programs (LiteLLM, Claude Code) send it as it stands.
+    scheme, _, key = authorization.partition("%20" if authorization[6:9] == "%20" else " ")
     if scheme.lower() != "bearer":
         raise Unauthenticated("only the scheme Bearer is known here: send the header `Authorization: Bearer KEY`")
     return key.strip()

@@ -117,7 +117,11 @@ async def test_another_content_encoding_is_415_with_the_list() -> None:
     assert "gzip, deflate or identity" in reply.status.message
 
 
-@pytest.mark.parametrize("body", [b"no gzip at all", gzip.compress(b"request" * 100)[:-9], gzip.compress(b"request")[:5]])
+@pytest.mark.parametrize(
+    "body",
+    [b"no gzip at all", gzip.compress(b"request" * 100)[:-9], gzip.compress(b"request")[:5]],
+    ids=["no gzip at all", "cut off", "a header"],
+)
 async def test_corrupt_gzip_is_400(body: bytes) -> None:
     """Aiohttp by itself would answer 500 and lose the batch with a traceback."""
     house = House()

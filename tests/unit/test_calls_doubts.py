@@ -22,6 +22,7 @@ USAGE = tokens(100, 9)
         ({"cache_evidence": "E3", "usage": tokens(100, 9, read=1)}, set()),
         ({"provider": "openai"}, {Doubt.CACHE_MODE_GUESS}),
         ({"provider": "openai", "mode_in_table": True}, set()),
+        ({"provider": "openai", "mode_in_table": True, "drops_cache": True}, {Doubt.CACHE_MODE_GUESS}),
         ({"provider": "openai", "has_cache_keys": True}, set()),
         ({"provider": "openai", "family": "embedding"}, set()),
         ({"provider": "mistral_ai"}, set()),

@@ -18,7 +18,7 @@ KEYS = Keys([("acme", hash_key("spt_one")), ("acme", hash_key("spt_two")), ("glo
 
 @pytest.mark.parametrize(
     ("header", "account"),
-    [("Bearer spt_one", "acme"), ("bearer spt_two", "acme"), ("BEARER  spt_three ", "globex")],
+    [("Bearer spt_one", "acme"), ("bearer spt_two", "acme"), ("BEARER  spt_three ", "globex"), ("Bearer%20spt_one", "acme")],
 )
 def test_a_key_names_its_account(header: str, account: str) -> None:
     """An account may have several keys; the scheme is case-insensitive (RFC 9110 11.1)."""

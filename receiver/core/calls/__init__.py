@@ -108,7 +108,7 @@ def _plain(group: Group, tree: Tree) -> Counted | None:
     account, calls, counters = group.account, counted.calls, counted.counters
     for span in carriers:
         reading = reading_of(span)
-        doubts = set() if reading.known_emitter and reading.mode_in_table else of_reading(reading)
+        doubts = set() if reading.known_emitter and reading.mode_in_table and not reading.drops_cache else of_reading(reading)
         if Doubt.CACHE_MODE_GUESS in doubts:
             key = ("cache_mode_guess_total", (scope or "",))
             counters[key] = counters.get(key, 0) + 1

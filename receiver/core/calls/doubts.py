@@ -44,7 +44,9 @@ def of_reading(reading: Reading) -> set[Doubt]:
     doubts: set[Doubt] = set()
     tokens = reading.tokens
     guessed = reading.cache_evidence == "E4" and tokens is not None and (tokens.cache_read > 0 or tokens.cache_write > 0)
-    hidden = not (reading.mode_in_table or reading.has_cache_keys) and reading.provider in CACHES_BY_DEFAULT and reading.family == "gen"
+    # An emitter that is known to leave cached tokens out tells nothing of them, however well its mode is known.
+    tells = reading.has_cache_keys or (reading.mode_in_table and not reading.drops_cache)
+    hidden = not tells and reading.provider in CACHES_BY_DEFAULT and reading.family == "gen"
     if guessed or hidden:
         doubts.add(Doubt.CACHE_MODE_GUESS)
     if not reading.known_emitter:
