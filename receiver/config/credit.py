@@ -121,7 +121,7 @@ class Lightning:
     play_money: str = choice(
         "refuse",
         ("refuse", "take_back", "keep"),
-        'What happens at the start where a node on bitcoin is named and accounts have credit left of the dev wallet or a test network:'
+        "What happens at the start where a node on bitcoin is named and accounts have credit left of the dev wallet or a test network:"
         ' "refuse" does not start, "take_back" takes it from them, "keep" lets them spend it as money.',
     )
     topup_min_sat: int = count(100, "The least top-up.", least=1, most=_MOST_MSAT // 1_000)
